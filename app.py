@@ -1,0 +1,285 @@
+"""mnv3, the app: what MobileNetV3 sees in a picture, and what its SE attention did. Run: python app.py
+
+build_demo() is thin: handlers turn inputs into an Explanation (mnv3.explain) and that into HTML (mnv3.page).
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from collections.abc import Callable
+from functools import partial, wraps
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no network at start; read when gradio is imported
+
+import gradio as gr
+
+import mnv3
+from mnv3 import engine, page
+from mnv3.catalogue import Entry, catalogue, is_here
+from mnv3.errors import InputError
+from mnv3.explain import softmax
+from mnv3.images import open_picture
+
+VARIANTS = ("Large", "Small")
+MAX_UPLOAD = "50mb"
+QUEUE = 32  # visitors who may wait; more are told that the app is busy
+AT_ONCE = 2  # passes at a time: one a core
+KEEP_FILES = (3600, 3600)  # seconds between clean-ups, age of what is deleted
+START = "Upload, paste or take a picture, or click one of the examples: the answer appears here."
+
+
+def picture_input(**options) -> gr.Image:
+    """gr.Image that hands over the sent file as it is: mnv3.images decodes it, and says in words what is wrong.
+
+    By itself gr.Image opens it by its name's ending, drops alpha and clips 16 bits before our code sees it. Only
+    this instance is changed, since a subclass would make Gradio write a stub file beside the source.
+    """
+    image = gr.Image(type="filepath", image_mode=None, **options)
+    image.preprocess = as_sent
+    return image
+
+
+def as_sent(payload) -> str | bytes | None:
+    """Gradio's image data -> the uploaded file's path, or the bytes of a data: URI."""
+    if payload is None or not (payload.url or "").startswith("data:"):
+        return payload and payload.path
+    try:
+        return base64.b64decode(payload.url.partition(",")[2], validate=True)
+    except ValueError:
+        return b"?"  # which open_picture refuses in its own words
+
+
+def families(variant: str) -> list[str]:
+    """The Weights list for Large or Small, as the catalogue has it."""
+    names = [entry.family for entry in catalogue() if entry.variant == variant.lower()]
+    return list(dict.fromkeys(names))
+
+
+def default_family() -> str:
+    """ImageNet weights when both sizes are in the local cache, else the bundled ones."""
+    entries = catalogue()
+    for family in dict.fromkeys(entry.family for entry in entries):
+        states = {entry.variant: entry.state for entry in entries if entry.family == family}
+        if states == {"large": "here", "small": "here"}:
+            return family
+    return families("Large")[-1]
+
+
+def chosen(model: str, weights: str) -> Entry:
+    """The catalogue's entry for Large | Small and a family (or a checkpoint's own name). Raises InputError."""
+    if model not in VARIANTS:
+        raise InputError(f"There is no model {str(model)[:40]!r}: choose Large or Small.")
+    entries = [entry for entry in catalogue() if entry.variant == model.lower()]
+    for entry in entries:
+        if weights in (entry.family, entry.name):
+            return entry
+    known = ", ".join(entry.family for entry in entries)
+    raise InputError(f"{model} has no weights {str(weights)[:60]!r}: choose one of {known}.")
+
+
+def opened(model: str, weights: str) -> mnv3.Checkpoint:
+    """The chosen checkpoint, if it is on this machine; nothing is fetched without being asked for."""
+    entry = chosen(model, weights)
+    if not is_here(entry.name):
+        raise InputError(
+            f"The weights ‘{entry.family}’ are not on this machine yet: press ‘Fetch weights’ "
+            f"({entry.megabytes:.0f} MB), or choose others."
+        )
+    return engine.checkpoint(entry.name)
+
+
+# What programs call ---------------------------------------------------------------------------------------------
+
+
+def sentences(handler: Callable) -> Callable:
+    """Turns what a user can put right into the one sentence that Gradio shows and sends."""
+
+    @wraps(handler)
+    def wrapped(*arguments, **named):
+        try:
+            return handler(*arguments, **named)
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return wrapped
+
+
+@sentences
+def api_predict(image, model: str, weights: str, top_k: float) -> dict[str, float]:
+    """The likeliest classes of a picture with their probabilities."""
+    if not (1 <= top_k <= 1000 and top_k == int(top_k)):
+        raise InputError(f"`top_k` (={top_k!r:.20}) must be a whole number from 1 to 1000.")
+    checkpoint = opened(model, weights)
+    seen = checkpoint.preprocessing.picture(open_picture(image))
+    logits, _ = engine.logits(checkpoint, checkpoint.preprocessing.tensor(seen)[None])
+    p = softmax(logits[0])
+    order = (-p).argsort(kind="stable")[: int(top_k)]
+    return {checkpoint.labels[i]: float(p[i]) for i in order}
+
+
+@sentences
+def api_explain(image, model: str, weights: str, target: str) -> dict:
+    """Predictions, every SE gate with its reference, energy shifts, causal effects and class evidence of a picture."""
+    return mnv3.explain(opened(model, weights), image).to_dict(target)
+
+
+@sentences
+def api_compare(image, weights: str) -> dict:
+    """Large beside Small on one picture: both explanations and their agreement in words."""
+    explanations = [mnv3.explain(opened(variant, weights), image) for variant in VARIANTS]
+    return {"agreement": page.agreement(explanations), "columns": [e.to_dict() for e in explanations]}
+
+
+@sentences
+def api_fetch(model: str, weights: str, progress=gr.Progress()) -> str:  # noqa: B008, how Gradio asks for it
+    """Downloads weights that are not on this machine yet; they stay in its cache."""
+    entry = chosen(model, weights)
+    progress(0, desc=f"Fetching {entry.name}")
+    report = lambda done, total: progress((done, total or None), unit="bytes")  # noqa: E731
+    return f"{engine.checkpoint(entry.name, report).name} is here."
+
+
+# What the page shows --------------------------------------------------------------------------------------------
+
+
+def show(tab: str, image, model: str, weights: str, target: str | None):
+    """The open tab's answer: predictions, notes, pictures and panel of Look, and the table of Compare."""
+    if image is None:
+        return None, page.hint(START), "", "", page.hint(START)
+    try:
+        if tab == "compare":
+            explanations = [mnv3.explain(opened(variant, weights), image) for variant in VARIANTS]
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), page.comparison(explanations)
+        explanation = mnv3.explain(opened(model, weights), image)
+        index = explanation.class_index(target if target in explanation.checkpoint.labels else None)
+    except InputError as error:
+        words = page.problem(str(error))
+        return None, words, "", "", words
+    label = {guess.label: guess.probability for guess in explanation.top()}
+    shown = page.pictures(explanation, index), page.panel(explanation, index)
+    return label, page.facts(explanation), *shown, gr.skip()
+
+
+def weights_list(model: str, weights: str):
+    """The Weights list of a model, keeping the choice where it exists."""
+    names = families(model)
+    return gr.Dropdown(choices=names, value=weights if weights in names else default_family())
+
+
+def fetch_button(model: str, weights: str):
+    """Shown while the chosen weights are not on this machine."""
+    entry = chosen(model, weights)
+    return gr.Button(f"Fetch weights ({entry.megabytes:.0f} MB)", visible=not is_here(entry.name))
+
+
+def fetch_here(model: str, weights: str, progress=gr.Progress()) -> str:  # noqa: B008
+    """api_fetch for the page: a failure is a sentence in the notes, and the page stays usable."""
+    try:
+        return page.hint(api_fetch.__wrapped__(model, weights, progress))
+    except InputError as error:
+        return page.problem(str(error))
+
+
+def build_demo() -> gr.Blocks:
+    """The whole app. Touches no network and loads no network: that waits for the first picture."""
+    family = default_family()
+    with gr.Blocks(title="mnv3: look inside MobileNetV3", analytics_enabled=False, delete_cache=KEEP_FILES) as demo:
+        gr.HTML("<h1>mnv3</h1><p>What MobileNetV3 sees in your picture, and what its attention did to it.</p>",
+                elem_id="title")  # fmt: skip
+        tab, target = gr.State("look"), gr.State(None)
+        with gr.Row():
+            with gr.Column(scale=1, min_width=260):
+                image = picture_input(label="Picture", height=230, elem_id="picture",
+                                sources=["upload", "clipboard", "webcam"], buttons=[],
+                                alt_text="The picture that you chose")  # fmt: skip
+                model = gr.Radio(VARIANTS, value="Large", label="Model", elem_id="model",
+                                 info="Large is more accurate, Small about four times cheaper.")  # fmt: skip
+                weights = gr.Dropdown(families("Large"), value=family, label="Weights", elem_id="weights",
+                                      info="What the network was trained on decides what it can name.")  # fmt: skip
+                fetch_weights = gr.Button("Fetch weights", visible=False, elem_id="fetch")
+                button = gr.Button("Explain", variant="primary", elem_id="explain")
+                gr.Examples([[str(path)] for path in engine.example_pictures()], image, label="Examples",
+                            examples_per_page=20, cache_examples=False, api_visibility="private",
+                            elem_id="examples")  # fmt: skip
+            with gr.Column(scale=3, min_width=320), gr.Tabs(selected="look"):
+                with gr.Tab("Look", id="look") as look_tab:
+                    with gr.Row():
+                        with gr.Column(scale=2, min_width=220):
+                            label = gr.Label(label="Predictions: click a class to ask about it", num_top_classes=5,
+                                             show_heading=False, elem_id="predictions")  # fmt: skip
+                        with gr.Column(scale=3, min_width=300):
+                            pictures = gr.HTML("", elem_id="pictures")
+                    notes = gr.HTML(page.hint(START), elem_id="notes")
+                    panel = gr.HTML("", elem_id="panel")
+                with gr.Tab("Compare", id="compare") as compare_tab:
+                    comparison = gr.HTML(page.hint(START), elem_id="comparison")
+        _wire(tab, target, image, model, weights, fetch_weights, button, look_tab, compare_tab,
+              [label, notes, pictures, panel, comparison])  # fmt: skip
+        _endpoints(family)
+    demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE)
+    return demo
+
+
+def _wire(tab, target, image, model, weights, fetch_weights, button, look_tab, compare_tab, outputs) -> None:
+    """What happens on a click. Every listener that runs a network shares one limit, and the newest click wins."""
+    run = {"fn": show, "inputs": [tab, image, model, weights, target], "outputs": outputs, "show_progress": "minimal",
+           "concurrency_id": "network", "concurrency_limit": AT_ONCE, "trigger_mode": "always_last",
+           "api_visibility": "private"}  # fmt: skip
+    quiet = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+    for event in (image.change, weights.change, button.click):
+        event(lambda: None, None, target, **quiet).then(**run)
+    model.input(weights_list, [model, weights], weights, **quiet)
+    model.input(lambda: None, None, target, **quiet).then(**run)
+    outputs[0].select(_selected, None, target, **quiet).then(**run)
+    for chosen_tab, name in ((look_tab, "look"), (compare_tab, "compare")):
+        chosen_tab.select(partial(str, name), None, tab, **quiet).then(**run)
+    gr.on([model.change, weights.change], fetch_button, [model, weights], fetch_weights, **quiet)
+    fetching = fetch_weights.click(fetch_here, [model, weights], outputs[1], api_visibility="private",
+                                   concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
+    fetching.then(fetch_button, [model, weights], fetch_weights, **quiet)
+
+
+def _selected(event: gr.SelectData) -> str:
+    return event.value
+
+
+def _endpoints(family: str) -> None:
+    """/predict, /explain, /compare and /fetch for programs; only the picture has no default."""
+    shared = {"concurrency_id": "network", "concurrency_limit": AT_ONCE}
+    picture = picture_input(label="image", visible=False)
+    model = gr.Radio(VARIANTS, value="Large", label="model", visible=False)
+    weights = gr.Textbox(family, label="weights", visible=False)
+    top_k = gr.Number(5, label="top_k", visible=False)
+    target = gr.Textbox("", label="target class, the likeliest if empty", visible=False)
+    label, data, text = gr.Label(visible=False), gr.JSON(visible=False), gr.Textbox(visible=False)
+    hidden = gr.Button(visible=False)
+    hidden.click(api_predict, [picture, model, weights, top_k], label, api_name="predict", **shared)
+    hidden.click(api_explain, [picture, model, weights, target], data, api_name="explain", **shared)
+    hidden.click(api_compare, [picture, weights], data, api_name="compare", **shared)
+    hidden.click(api_fetch, [model, weights], text, api_name="fetch", concurrency_id="fetch", concurrency_limit=1)
+
+
+THEME = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
+CSS = """
+.gradio-container main, .gradio-container { padding-top: 6px !important; } footer { margin-top: 8px; }
+#title { padding: 0; } #title h1 { margin: 0; display: inline; font-size: 20px; }
+#title p { display: inline; margin-left: 12px; } #examples .gallery { gap: 4px; }
+#look .html-container, #notes .html-container, #panel .html-container, #pictures .html-container { padding: 0; }
+@media (max-width: 640px) { #examples .gallery { flex-wrap: nowrap; overflow-x: auto; }
+  #examples .gallery-item { flex: 0 0 72px; } }
+"""
+
+
+def main() -> None:
+    """Starts the server: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where; a Space sets them itself."""
+    build_demo().launch(
+        theme=gr.themes.Default(**THEME), css=CSS + page.CSS, max_file_size=MAX_UPLOAD, ssr_mode=False,
+        run_history=False,  # a visitor's pictures are not kept in the browser
+        footer_links=["api", "settings"],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

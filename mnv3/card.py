@@ -1,0 +1,34 @@
+"""The model card: a checkpoint's README.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .tables import multiply_adds, parameters
+
+if TYPE_CHECKING:
+    from .checkpoints import Checkpoint
+
+
+def model_card(checkpoint: Checkpoint) -> str:
+    """Markdown with the Hub's front matter; every figure comes from the checkpoint's metrics."""
+    spec, side = checkpoint.spec, checkpoint.preprocessing.crop
+    lines = [
+        "---", "library_name: mnv3", "pipeline_tag: image-classification", "license: mit", "---",
+        f"# {checkpoint.name}", "",
+        f"MobileNetV3-{spec.variant.title()}, width {spec.width:g}, for {checkpoint.knows}. "
+        f"Trained on {checkpoint.data}.", "",
+        "| | |", "|-|-|",
+        f"| parameters | {parameters(spec):,} |",
+        f"| multiply-adds at {side}×{side} | {multiply_adds(spec, side):,} |",
+    ]  # fmt: skip
+    if test := checkpoint.metrics.get("test"):
+        lines += [f"| top-1 on {test['n']:,} test pictures, single crop | {test['top1']:.2%} |"]
+        if "top5" in test:
+            lines += [f"| top-5 | {test['top5']:.2%} |"]
+        lines += [f"| expected calibration error, 15 bins | {test['calibration_error']:.3f} |"]
+    if machine := checkpoint.metrics.get("machine"):
+        lines += [f"| trained on | {machine['hardware']}, torch {machine['torch']}, {machine['minutes']:.0f} minutes |"]
+    lines += ["", "```python", "import mnv3", f'checkpoint = mnv3.load("{checkpoint.name}")',
+              'print(mnv3.explain(checkpoint, "picture.jpg").top())', "```", ""]  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,381 @@
+"""Checkpoints by name: the bundled ones, torchvision's and timm's weights, anyone's Hub repo or folder.
+
+`load` finds one; `catalogue` says what there is without touching the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from .checkpoints import (
+    CONFIG,
+    FILES,
+    MAX_WEIGHT_BYTES,
+    WEIGHTS,
+    Checkpoint,
+    build,
+    checked_labels,
+    read_checkpoint,
+    read_config,
+)
+from .errors import InputError
+from .images import Preprocessing
+from .tables import Spec
+
+BUNDLED = Path(__file__).parent / "weights"
+TIMEOUT = 10  # seconds without a byte before a server counts as out of reach
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One checkpoint that can be chosen. `state` is 'here', 'download' or 'failed'; `why` says what failed."""
+
+    name: str
+    family: str  # what the Weights list of the app shows: Large and Small of one origin
+    variant: str
+    title: str
+    state: str
+    megabytes: float
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class _Torchvision:
+    variant: str
+    weights: str  # of torchvision.models.MobileNet_V3_{variant}_Weights
+    file: str
+    megabytes: float
+
+    @property
+    def path(self) -> Path:
+        """Where torchvision itself would keep the file, so one download serves both."""
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.file
+
+
+TORCHVISION = {
+    "torchvision/large-v2": _Torchvision("large", "IMAGENET1K_V2", "mobilenet_v3_large-5c1a4163.pth", 22.1),
+    "torchvision/large-v1": _Torchvision("large", "IMAGENET1K_V1", "mobilenet_v3_large-8738ca79.pth", 22.1),
+    "torchvision/small": _Torchvision("small", "IMAGENET1K_V1", "mobilenet_v3_small-047dcff4.pth", 10.3),
+}
+TIMM = {  # repo: variant, megabytes
+    "timm/mobilenetv3_large_100.ra_in1k": ("large", 22.1),
+    "timm/mobilenetv3_large_100.miil_in21k_ft_in1k": ("large", 22.1),
+    "timm/mobilenetv3_small_100.lamb_in1k": ("small", 10.2),
+}
+FAMILIES = {  # what the app's Weights list shows, in the order in which the default is looked for
+    "ImageNet · timm": ("timm/mobilenetv3_large_100.ra_in1k", "timm/mobilenetv3_small_100.lamb_in1k"),
+    "ImageNet · torchvision": ("torchvision/large-v2", "torchvision/small"),
+    "ImageNet · torchvision V1": ("torchvision/large-v1",),
+    "ImageNet · timm, 21k-pretrained": ("timm/mobilenetv3_large_100.miil_in21k_ft_in1k",),
+    "CIFAR-10 · bundled": ("cifar10-large", "cifar10-small"),
+}
+IMAGENET = "ImageNet-1k, 1.28 million photographs"
+_failures: dict[str, str] = {}  # what failed since the start, and why, for the catalogue
+
+
+def load(name: str | os.PathLike, progress: Progress | None = None) -> Checkpoint:
+    """A checkpoint by bundled name, folder, torchvision or timm name, or Hub repo id 'user/repo'.
+
+    Looked for in this order: 1. a Path, or a text that looks like a path (./x, /x, ~/x, C:\\x): a folder, never
+    sent to the network; 2. a bundled name; 3. torchvision's and timm's; 4. an existing folder; 5. the Hub.
+    progress(done, total) is called in bytes while something is fetched. Raises InputError in one sentence.
+    """
+    try:
+        checkpoint = _load(name, progress)
+    except InputError as error:
+        _failures[str(name)] = str(error)
+        raise
+    _failures.pop(str(name), None)
+    return checkpoint
+
+
+def _load(name: str | os.PathLike, progress: Progress | None) -> Checkpoint:
+    if isinstance(name, os.PathLike) or re.match(r"[./~\\]|[A-Za-z]:[\\/]", name):
+        return _load_folder(Path(name).expanduser())
+    if name in bundled_names():
+        return read_checkpoint(BUNDLED / name, name)
+    if name in TORCHVISION:
+        return _load_torchvision(name, progress)
+    if name.startswith("torchvision/"):
+        raise InputError(f"There is no {name!r:.80}: torchvision has {', '.join(TORCHVISION)}.")
+    if Path(name).is_dir():
+        return _load_folder(Path(name))
+    if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name) or ".." in name or "--" in name:
+        raise InputError(
+            f"{name!r:.80} is no checkpoint: give {', '.join(bundled_names())}, {', '.join(TORCHVISION)}, "
+            "a folder, or a Hub repo id such as 'user/repo'."
+        )
+    return _load_timm(name, progress) if name.startswith("timm/") else _load_hub(name, progress)
+
+
+def _load_folder(folder: Path) -> Checkpoint:
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder.name!r:.80}: give the folder that train.py or save() wrote.")
+    return read_checkpoint(folder)
+
+
+def bundled_names() -> list[str]:
+    """Names of the folders under mnv3/weights/."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG}"))
+
+
+def catalogue() -> list[Entry]:
+    """Every checkpoint that can be chosen: here, to be downloaded, or failed and why. Touches no network."""
+    entries = []
+    for family, names in FAMILIES.items():
+        for name in names:
+            if name in TORCHVISION:
+                variant, megabytes = TORCHVISION[name].variant, TORCHVISION[name].megabytes
+            elif name in TIMM:
+                variant, megabytes = TIMM[name]
+            else:  # bundled: looked at on disk below
+                continue
+            state = "here" if _cached(name) else "download"
+            entries.append(Entry(name, family, variant, f"{variant.title()} · {family}", state, megabytes))
+    entries += [_bundled_entry(name) for name in bundled_names()]
+    failed = lambda e: replace(e, state="failed", why=_failures[e.name]) if e.name in _failures else e  # noqa: E731
+    return [failed(entry) for entry in entries]
+
+
+def _bundled_entry(name: str) -> Entry:
+    family = next((f for f, names in FAMILIES.items() if name in names), f"{name} · bundled")
+    size = sum(p.stat().st_size for p in (BUNDLED / name).iterdir()) / 1e6
+    try:
+        spec = read_config(BUNDLED / name)["spec"]
+        if not (BUNDLED / name / WEIGHTS).is_file():
+            raise InputError(f"The bundled {name} has no {WEIGHTS}: fetch the repository again.")
+    except InputError as error:
+        return Entry(name, family, "", name, "failed", size, str(error))
+    return Entry(name, family, spec.variant, f"{spec.variant.title()} · {family}", "here", size)
+
+
+def is_here(name: str) -> bool:
+    """Whether `load` needs no network for this name."""
+    return name in bundled_names() or _cached(name)
+
+
+def _cached(name: str) -> bool:
+    if name in TORCHVISION:
+        return TORCHVISION[name].path.is_file()
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(isinstance(try_to_load_from_cache(name, file), str) for file in (CONFIG, WEIGHTS))
+
+
+# torchvision ----------------------------------------------------------------------------------------------------
+
+
+def _load_torchvision(name: str, progress: Progress | None) -> Checkpoint:
+    from torchvision import models
+
+    source = TORCHVISION[name]
+    weights = models.get_weight(f"MobileNet_V3_{source.variant.title()}_Weights.{source.weights}")
+    if not source.path.is_file():
+        _download(weights.url, source.path, name, progress)
+    try:
+        tensors = torch.load(source.path, weights_only=True, map_location="cpu")
+    except Exception:  # torch.load raises what pickle, zipfile or the file system do
+        raise InputError(f"The cached file of {name} is damaged: delete {source.file} and fetch it again.") from None
+    wanted = weights.transforms()
+    preprocessing = Preprocessing(
+        wanted.resize_size[0], wanted.crop_size[0], wanted.interpolation.value, tuple(wanted.mean), tuple(wanted.std)
+    )
+    labels = checked_labels(weights.meta["categories"], 1000)
+    metrics = {"published": {"top1": weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100, "n": 50_000}}
+    return Checkpoint(name, build(Spec.of(source.variant), tensors), labels, preprocessing, IMAGENET, metrics=metrics)
+
+
+def _download(url: str, path: Path, name: str, progress: Progress | None) -> None:
+    """Fetches url to path; the file appears only when whole and when its hash begins as its name says."""
+    digest, done = hashlib.sha256(), 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+            total = int(response.headers.get("Content-Length") or 0)
+            while block := response.read(1 << 18):
+                done += len(block)
+                if done > MAX_WEIGHT_BYTES:
+                    raise InputError(f"{name} is larger than {MAX_WEIGHT_BYTES / 1e6:.0f} MB: it was not kept.")
+                file.write(block)
+                digest.update(block)
+                if progress:
+                    progress(done, total)
+        if not digest.hexdigest().startswith(path.stem.rsplit("-", 1)[1]):
+            raise InputError(f"{name} arrived damaged after {done / 1e6:.1f} MB: try again.")
+        os.replace(temporary, path)
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", None) or type(error).__name__
+        raise InputError(
+            f"{name} could not be fetched ({str(reason)[:80]}): check the network, or choose weights that are here."
+        ) from None
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+# the Hub --------------------------------------------------------------------------------------------------------
+
+
+def _load_hub(repo: str, progress: Progress | None) -> Checkpoint:
+    folder = _snapshot(repo, FILES, progress)
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{repo} has no {CONFIG}: it is not a checkpoint of mnv3.")
+    return read_checkpoint(folder, repo)
+
+
+def _snapshot(repo: str, files: tuple[str, ...], progress: Progress | None) -> Path:
+    """The repo's files in the Hub cache, fetched where needed; the cache alone where the Hub is out of reach."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    fetch = {"repo_id": repo, "allow_patterns": list(files), "etag_timeout": TIMEOUT}
+    try:
+        if not is_here(repo) or progress:
+            plan = snapshot_download(**fetch, dry_run=True)
+            size = sum(file.file_size or 0 for file in plan)
+            if size > MAX_WEIGHT_BYTES:
+                raise InputError(
+                    f"{repo} has {size / 1e6:.0f} MB: at most {MAX_WEIGHT_BYTES / 1e6:.0f} MB are fetched."
+                )
+        return Path(snapshot_download(**fetch, **({"tqdm_class": _reporting(progress)} if progress else {})))
+    except HFValidationError:
+        raise InputError(f"{repo!r:.80} is not a Hub repo id: it has the form 'user/repo'.") from None
+    except GatedRepoError:
+        raise InputError(f"{repo} is gated: accept its terms on the Hub, set HF_TOKEN, and try again.") from None
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"{repo} was not found on the Hub: check the spelling, or, if it is private, set HF_TOKEN."
+        ) from None
+    except LocalEntryNotFoundError:
+        raise InputError(
+            f"{repo} is not in the local cache and the Hub can't be reached: check the network and try again."
+        ) from None
+    except HfHubHTTPError as error:
+        code = error.response.status_code if error.response is not None else "no"
+        raise InputError(f"The Hub answered {repo} with status {code}: try again in a few minutes.") from None
+    except InputError:
+        raise
+    except Exception as error:  # httpx2's own time-outs and broken connections, full disks
+        raise InputError(f"{repo} could not be fetched ({type(error).__name__}): try again later.") from None
+
+
+def _reporting(progress: Progress):
+    """A tqdm for huggingface_hub that reports bytes to `progress` and draws nothing."""
+    from tqdm import tqdm
+
+    class Reporting(tqdm):
+        def __init__(self, *args, **kwargs):
+            self.bytes = kwargs.get("unit") == "B"
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": False, "file": open(os.devnull, "w")})
+
+        def update(self, n=1):
+            super().update(n)
+            if self.bytes:
+                progress(int(self.n), int(self.total or 0))
+
+        def close(self):
+            super().close()
+            self.fp.close()
+
+    return Reporting
+
+
+# timm's weights on the Hub --------------------------------------------------------------------------------------
+
+
+def _load_timm(repo: str, progress: Progress | None) -> Checkpoint:
+    """timm's MobileNetV3: the same function under other names, with BatchNorm's eps at 1e-5."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from torchvision.models import MobileNet_V3_Large_Weights
+
+    if repo.startswith("timm/tf_"):
+        raise InputError(f"{repo} pads asymmetrically, as TensorFlow does, which this network can't: choose another.")
+    if repo not in TIMM:
+        raise InputError(f"{repo} is not among timm's weights that are known here: {', '.join(TIMM)}.")
+    folder = _snapshot(repo, (CONFIG, WEIGHTS), progress)
+    spec = replace(Spec.of(TIMM[repo][0]), eps=1e-5)
+    try:
+        preprocessing = timm_preprocessing(json.loads((folder / CONFIG).read_text())["pretrained_cfg"])
+        tensors = from_timm(load_file(folder / WEIGHTS), spec)
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{repo}'s files in the cache are not timm's: delete them and fetch again.") from None
+    labels = checked_labels(MobileNet_V3_Large_Weights.IMAGENET1K_V1.meta["categories"], 1000)
+    return Checkpoint(repo, build(spec, tensors), labels, preprocessing, IMAGENET)
+
+
+def timm_preprocessing(config: dict) -> Preprocessing:
+    """timm's pretrained_cfg -> resize to floor(size / crop_pct), crop to size, its own mean, std and filter."""
+    size = config["input_size"][-1]
+    return Preprocessing(
+        math.floor(size / config["crop_pct"]), size, config["interpolation"],
+        tuple(config["mean"]), tuple(config["std"]),
+    )  # fmt: skip
+
+
+def from_timm(tensors: dict[str, torch.Tensor], spec: Spec) -> dict[str, torch.Tensor]:
+    """timm's names -> torchvision's. Raises InputError naming a tensor that has no place here."""
+    blocks = sorted({tuple(map(int, m.groups())) for n in tensors if (m := re.match(r"blocks\.(\d+)\.(\d+)\.", n))})
+    places = {f"blocks.{stage}.{i}": number for number, (stage, i) in enumerate(blocks, 1)}
+    renamed = {_timm_name(name, places, spec): tensor for name, tensor in tensors.items()}
+    hidden = renamed.get("classifier.0.weight")  # a 1×1 convolution there, a linear layer here
+    if hidden is not None and hidden.dim() == 4:
+        renamed["classifier.0.weight"] = hidden.flatten(1)
+    return renamed
+
+
+def _timm_name(name: str, places: dict[str, int], spec: Spec) -> str:
+    outer = {
+        "conv_stem": "features.0.0",
+        "bn1": "features.0.1",
+        "conv_head": "classifier.0",
+        "classifier": "classifier.3",
+    }
+    part, _, kind = name.rpartition(".")
+    if part in outer:
+        return f"{outer[part]}.{kind}"
+    if match := re.fullmatch(r"(blocks\.\d+\.\d+)\.(.+)", part):
+        number, last = places[match[1]], len(spec.rows) + 1
+        inner = {"conv": "0", "bn1": "1"} if number == last else _timm_block(spec, number) if number < last else {}
+        if match[2] in inner:
+            return f"features.{number}.{'' if number == last else 'block.'}{inner[match[2]]}.{kind}"
+    raise InputError(f"timm's tensor {name[:80]!r} has no place in this network.")
+
+
+def _timm_block(spec: Spec, number: int) -> dict[str, str]:
+    """timm's layer names in the table's row `number` -> torchvision's numbers."""
+    row = spec.rows[number - 1]
+    inputs = spec.rows[number - 2].out if number > 1 else spec.stem
+    expands = row.expand != inputs
+    depthwise, se = int(expands), int(expands) + 1
+    last = se + row.se
+    names = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3") if expands else ("conv_dw", "bn1", "conv_pw", "bn2")
+    order = [0, depthwise, last] if expands else [depthwise, last]
+    inner = {}
+    for place, (conv, norm) in zip(order, zip(names[::2], names[1::2], strict=True), strict=True):
+        inner[conv], inner[norm] = f"{place}.0", f"{place}.1"
+    if row.se:
+        inner["se.conv_reduce"], inner["se.conv_expand"] = f"{se}.fc1", f"{se}.fc2"
+    return inner

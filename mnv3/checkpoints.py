@@ -1,0 +1,309 @@
+"""A checkpoint: a folder that could be a Hub repo, and the object it becomes.
+
+    config.json        Spec, labels, preprocessing: everything needed to use the weights
+    model.safetensors  the weights, fp16 for bundled ones, BatchNorm in fp32 always
+    gates.safetensors  n, mean and M2 of every gate over the training pictures (may be missing)
+    metrics.json       what was measured, on what, how (may be missing)
+    README.md          the model card
+
+Everything in a folder may come from a stranger: it is read strictly, its sizes are checked before memory is
+taken, and no code in it is run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .errors import InputError
+from .images import Preprocessing, open_picture
+from .model import MobileNetV3
+from .tables import Spec, gated_blocks
+
+FORMAT = "mnv3-1"
+CONFIG, WEIGHTS, GATES, METRICS, CARD, LOG = (
+    "config.json", "model.safetensors", "gates.safetensors", "metrics.json", "README.md", "log.csv",
+)  # fmt: skip
+FILES = (CONFIG, WEIGHTS, GATES, METRICS, CARD, LOG)  # what a checkpoint consists of; the first two must be there
+MAX_JSON_BYTES = 8_000_000
+MAX_WEIGHT_BYTES = 500_000_000
+MAX_LABEL_LENGTH = 200
+ENOUGH_FOR_Z = 50  # pictures behind a reference before its spread says anything
+WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+
+
+@dataclass(frozen=True)
+class GateStatistics:
+    """Reference gates: n, mean and M2 (sum of squared deviations), row 0 overall, row 1 + k for class k.
+
+    n (1 + K,), or (1,) without classes; mean and m2: per SE block (len(n), C_l). `source` says of which pictures.
+    """
+
+    n: np.ndarray
+    mean: tuple[np.ndarray, ...]
+    m2: tuple[np.ndarray, ...]
+    source: str
+
+    @property
+    def count(self) -> int:
+        """Pictures behind the overall reference."""
+        return int(self.n[0])
+
+    def reference(self) -> list[np.ndarray]:
+        """The mean gate of every channel over all pictures: L × (C_l,)."""
+        return [mean[0] for mean in self.mean]
+
+    def z_scores(self, gates: list[np.ndarray]) -> list[np.ndarray] | None:
+        """(gate − mean) / standard deviation, L × (C_l,); None under 50 pictures, 0 where a gate never moved."""
+        if self.count < ENOUGH_FOR_Z:
+            return None
+        scores = []
+        for gate, mean, m2 in zip(gates, self.mean, self.m2, strict=True):
+            spread = np.sqrt(m2[0] / (self.count - 1))
+            moved = spread > 1e-6
+            scores.append(np.where(moved, (gate - mean[0]) / np.where(moved, spread, 1), 0.0))
+        return scores
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A network with all that is needed to use it. `name` is what mnv3.load takes."""
+
+    name: str
+    model: MobileNetV3
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    data: str  # what it was trained on, in words
+    gates: GateStatistics | None = None
+    metrics: Mapping = field(default_factory=dict)
+
+    @property
+    def spec(self) -> Spec:
+        return self.model.spec
+
+    @property
+    def config(self) -> dict:
+        """What config.json holds."""
+        return {
+            "format": FORMAT, "name": self.name, "data": self.data, "spec": self.spec.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(), "labels": list(self.labels),
+        }  # fmt: skip
+
+    @property
+    def knows(self) -> str:
+        """What the network can tell apart, in words."""
+        side = self.preprocessing.crop
+        return f"{len(self.labels):,} kinds of things, {side}×{side} pixels"
+
+    def preprocess(self, picture: Image.Image) -> Tensor:
+        """Any picture that mnv3.images.open_picture takes -> this network's input (3, H, W), float32."""
+        return self.preprocessing(open_picture(picture))
+
+    def save(self, folder: str | os.PathLike, half: bool = False) -> Path:
+        """Writes the folder, each file replaced whole; with `half`, all weights but BatchNorm's as fp16."""
+        from .card import model_card
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: _stored(name, tensor, half) for name, tensor in self.model.state_dict().items()}
+        contents = {
+            WEIGHTS: safetensors.torch.save(tensors, {"format": "pt"}),
+            CONFIG: _json(self.config),
+            METRICS: _json(self.metrics) if self.metrics else None,
+            GATES: _gates_bytes(self.gates) if self.gates else None,
+            CARD: model_card(self).encode(),
+        }
+        for name, content in contents.items():
+            if content is not None:
+                replace_file(folder / name, lambda path, content=content: Path(path).write_bytes(content))
+        return folder
+
+
+def replace_file(path: Path, write: Callable[[str], object]) -> None:
+    """write(temporary path) in the same folder, then rename: a crash or a full disk leaves the old file whole."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 600 would keep a server under another user from reading it
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:
+    """Contiguous on the CPU; fp16 only for convolutions and linear layers, whose tensors aren't one BatchNorm's."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if half and tensor.is_floating_point() and tensor.dim() > 1 else tensor
+
+
+def _json(data: object) -> bytes:
+    return (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _gates_bytes(gates: GateStatistics) -> bytes:
+    arrays = {"n": gates.n}
+    for block, (mean, m2) in enumerate(zip(gates.mean, gates.m2, strict=True)):
+        arrays[f"mean.{block}"], arrays[f"m2.{block}"] = mean, m2
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return safetensors.numpy.save(arrays, {"source": gates.source})
+
+
+def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
+    """Reads a folder strictly. Raises InputError that names the file, the field or the tensor that is wrong."""
+    config = read_config(folder)
+    spec, labels, preprocessing = config["spec"], config["labels"], config["preprocessing"]
+    model = build(spec, read_tensors(folder / WEIGHTS, spec))
+    gates = _read_gates(folder / GATES, spec) if (folder / GATES).is_file() else None
+    metrics = _read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
+    return Checkpoint(name or config["name"], model, labels, preprocessing, config["data"], gates, metrics)
+
+
+def read_config(folder: Path) -> dict:
+    """config.json as Spec, labels, Preprocessing, name and data; cheap, so the catalogue calls it too."""
+    data = _read_json(folder / CONFIG)
+    keys = ("format", "name", "data", "spec", "preprocessing", "labels")
+    for key in keys:
+        if key not in data:
+            raise InputError(f"{CONFIG} lacks the key {key!r}: write the folder again with Checkpoint.save.")
+    for key in data:
+        if key not in keys:
+            raise InputError(f"{CONFIG} has a key that is not known here: {key[:60]!r}.")
+    if data["format"] != FORMAT:
+        raise InputError(f"{CONFIG} has format {str(data['format'])[:40]!r}: this version reads {FORMAT!r}.")
+    for key in ("name", "data"):
+        if not isinstance(data[key], str) or not 0 < len(data[key]) <= MAX_LABEL_LENGTH:
+            raise InputError(f"{CONFIG}: `{key}` must be a text of 1 to {MAX_LABEL_LENGTH} characters.")
+    spec = Spec.from_dict(data["spec"])
+    labels = checked_labels(data["labels"], spec.num_classes)
+    preprocessing = Preprocessing.from_dict(data["preprocessing"])
+    return {**data, "spec": spec, "labels": labels, "preprocessing": preprocessing}
+
+
+def checked_labels(labels: object, num_classes: int) -> tuple[str, ...]:
+    """Class names, one per class; a name that comes twice (ImageNet's two cranes) gets its index behind it."""
+    if not isinstance(labels, list | tuple) or len(labels) != num_classes:
+        count = len(labels) if isinstance(labels, list | tuple) else "no"
+        raise InputError(f"`labels` holds {count} names for {num_classes} classes: there must be one for each.")
+    for label in labels:
+        if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL_LENGTH:
+            raise InputError(f"`labels`: {label!r:.60} must be a text of 1 to {MAX_LABEL_LENGTH} characters.")
+    twice = {label for label in labels if labels.count(label) > 1} if len(set(labels)) < len(labels) else set()
+    return tuple(f"{label} ({i})" if label in twice else label for i, label in enumerate(labels))
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise InputError(f"The folder has no {path.name}: it is not a checkpoint of mnv3.")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise InputError(f"{path.name} has {path.stat().st_size:,} bytes: at most {MAX_JSON_BYTES:,} are read.")
+    try:
+        data = json.loads(path.read_bytes(), parse_constant=lambda name: math.nan)
+    except (ValueError, RecursionError):
+        raise InputError(f"{path.name} is not valid JSON: fetch or write it again.") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path.name} must hold an object, not a {type(data).__name__}.")
+    return data
+
+
+def build(spec: Spec, tensors: Mapping[str, Tensor]) -> MobileNetV3:
+    """The network with these weights as float32, in eval mode. Raises InputError naming a tensor that doesn't fit."""
+    with torch.device("meta"):
+        model = MobileNetV3(spec=spec)
+    tensors = unwrapped(tensors)
+    check_names_and_shapes({k: tuple(v.shape) for k, v in tensors.items()}, spec)
+    state = {}
+    for name, value in tensors.items():
+        state[name] = value.float() if value.is_floating_point() else value
+        if not torch.isfinite(state[name]).all():
+            raise InputError(f"The tensor {name!r} holds NaN or infinity: this checkpoint's training went wrong.")
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def check_names_and_shapes(shapes: Mapping[str, tuple[int, ...]], spec: Spec) -> None:
+    """Refuses a missing, surplus or misshapen tensor by name, before any memory is taken for it."""
+    with torch.device("meta"):
+        wanted = {name: tuple(t.shape) for name, t in MobileNetV3(spec=spec).state_dict().items()}
+    for name in wanted:
+        if name not in shapes:
+            raise InputError(f"The weights lack the tensor {name!r} that this network needs.")
+    for name, shape in shapes.items():
+        if name not in wanted:
+            raise InputError(f"The weights have a tensor that this network does not: {name[:100]!r}.")
+        if shape != wanted[name]:
+            raise InputError(f"The tensor {name!r} has shape {shape}: this network needs {wanted[name]}.")
+
+
+def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the prefixes that DistributedDataParallel and torch.compile put before every one of them."""
+    tensors = dict(tensors)
+    for _ in range(4):
+        for prefix in WRAPPERS:
+            if tensors and all(name.startswith(prefix) for name in tensors):
+                tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def read_tensors(path: Path, spec: Spec) -> dict[str, Tensor]:
+    """The weights of a safetensors file, whose header is held against the spec before anything is read."""
+    try:
+        with _open_safetensors(path, MAX_WEIGHT_BYTES) as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            check_names_and_shapes(unwrapped(shapes), spec)
+            return {name: file.get_tensor(name) for name in shapes}
+    except safetensors.SafetensorError:
+        raise InputError(f"{path.name} is cut off or not a safetensors file: fetch it again.") from None
+
+
+def _open_safetensors(path: Path, most: int, framework: str = "pt"):
+    if not path.is_file():
+        raise InputError(f"The folder has no {path.name}: it is not a whole checkpoint.")
+    if path.stat().st_size > most:
+        raise InputError(f"{path.name} has {path.stat().st_size:,} bytes: at most {most:,} are read.")
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path.name} is a Git LFS pointer, not the weights: run 'git lfs pull' in its folder.")
+    if len(start) < 8 or struct.unpack("<Q", start[:8])[0] > MAX_JSON_BYTES:
+        raise InputError(f"{path.name} is cut off or not a safetensors file: fetch it again.")
+    return safetensors.safe_open(path, framework)
+
+
+def _read_gates(path: Path, spec: Spec) -> GateStatistics:
+    blocks = gated_blocks(spec)
+    try:
+        with _open_safetensors(path, MAX_WEIGHT_BYTES, "np") as file:
+            wanted = {"n": ()} | {f"{kind}.{i}": (b.channels,) for i, b in enumerate(blocks) for kind in ("mean", "m2")}
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            rows = shapes.get("n", (0,))
+            for name in shapes.keys() ^ wanted.keys():
+                raise InputError(f"{path.name}: the tensor {name[:60]!r} is missing or not known.")
+            for name, tail in wanted.items():
+                if rows not in ((1,), (1 + spec.num_classes,)) or shapes[name] != rows + tail:
+                    raise InputError(f"{path.name}: {name!r} has shape {shapes[name]}, which doesn't fit this network.")
+            arrays = {name: file.get_tensor(name) for name in wanted}
+            source = (file.metadata() or {}).get("source", "training pictures")[:MAX_LABEL_LENGTH]
+    except safetensors.SafetensorError:
+        raise InputError(f"{path.name} is cut off or not a safetensors file: fetch it again.") from None
+    for name, array in arrays.items():
+        if not np.isfinite(array).all() or (array < 0).any():
+            raise InputError(f"{path.name}: {name!r} holds a value that no gate statistic can have.")
+    pick = lambda kind: tuple(arrays[f"{kind}.{i}"] for i in range(len(blocks)))  # noqa: E731
+    return GateStatistics(arrays["n"], pick("mean"), pick("m2"), source)

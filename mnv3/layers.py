@@ -1,0 +1,107 @@
+"""The paper's building blocks. Submodules are numbered as torchvision numbers them, so its weights fit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .tables import Row, Spec, squeeze_width
+
+ACTIVATION = {"RE": nn.ReLU, "HS": nn.Hardswish}
+GATE = {"hardsigmoid": nn.Hardsigmoid, "sigmoid": nn.Sigmoid}
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution without bias, BatchNorm, activation (none where `act` is None)."""
+
+    def __init__(self, spec: Spec, inputs: int, outputs: int, kernel: int, stride=1, groups=1, act: str | None = None):
+        layers = [
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(outputs, eps=spec.eps, momentum=spec.momentum),
+        ]
+        if act:
+            layers.append(ACTIVATION[act](inplace=True))
+        super().__init__(*layers)
+
+
+class SqueezeExcitation(nn.Module):
+    """One gate per channel, the same at every place: pool, two layers, gate function (paper section 5.3).
+
+    The gate is ReLU6(x + 3)/6, so it reaches exactly 0 and exactly 1.
+    """
+
+    def __init__(self, channels: int, squeezed: int, gate: str):
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.activation = nn.ReLU()
+        self.scale_activation = GATE[gate]()
+
+    def gates(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, 1, 1), each in [0, 1]."""
+        pooled = x.mean((2, 3), keepdim=True)
+        return self.scale_activation(self.fc2(self.activation(self.fc1(pooled))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gates(x)
+
+
+class InvertedResidual(nn.Module):
+    """Expand 1×1, depthwise k×k, SE, project 1×1; a shortcut where stride is 1 and channels stay.
+
+    The SE block stands after the depthwise activation. Without expansion (exp = in) the first
+    layer falls away, as in the first row of both tables.
+    """
+
+    def __init__(self, spec: Spec, inputs: int, row: Row):
+        super().__init__()
+        layers: list[nn.Module] = []
+        if row.expand != inputs:
+            layers.append(ConvNormAct(spec, inputs, row.expand, 1, act=row.act))
+        layers.append(ConvNormAct(spec, row.expand, row.expand, row.kernel, row.stride, groups=row.expand, act=row.act))
+        self.se_at = len(layers) if row.se else None
+        if row.se:
+            layers.append(SqueezeExcitation(row.expand, squeeze_width(spec, row), spec.gate))
+        layers.append(ConvNormAct(spec, row.expand, row.out, 1))
+        self.block = nn.Sequential(*layers)
+        self.shortcut = row.stride == 1 and inputs == row.out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.block(x)
+        return out + x if self.shortcut else out
+
+    def before_gate(self, x: Tensor) -> Tensor:
+        """The channels that the SE block looks at and scales: (N, C_in, H, W) -> (N, exp, h, w)."""
+        for layer in self.block[: self.se_at]:
+            x = layer(x)
+        return x
+
+    def explained(self, x: Tensor, keep: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """forward() with the SE block held open to view; only for blocks that have one.
+
+        keep (N,): 1 uses the computed gate, 0 the reference (exp,). Returns the block's output, the
+        computed gates (N, exp) and the energy (N, 2, h, w) before and after the gate in use.
+        """
+        h = self.before_gate(x)
+        gates = self.block[self.se_at].gates(h)
+        used = torch.where(keep.view(-1, 1, 1, 1) > 0, gates, reference.view(1, -1, 1, 1))
+        out = self.block[-1](h * used)
+        return (out + x if self.shortcut else out), gates.flatten(1), energy(h, used.flatten(1))
+
+
+def energy(h: Tensor, gates: Tensor) -> Tensor:
+    """Mean |activation| over channels before and after gating: (N, C, H, W), (N, C) -> (N, 2, H, W).
+
+    Gates are never negative, so |h × gate| = |h| × gate and both means are one small matrix product.
+    """
+    n, channels, height, width = h.shape
+    weights = torch.stack([torch.ones_like(gates), gates], 1) / channels  # (N, 2, C)
+    return (weights @ h.abs().flatten(2)).view(n, 2, height, width)
+
+
+def hardswish_slope(x: Tensor) -> Tensor:
+    """Derivative of x · ReLU6(x + 3)/6: 0 below −3, 1 above 3, (2x + 3)/6 between."""
+    return torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, (2 * x + 3) / 6))
+
+
+SLOPE = {"HS": hardswish_slope, "RE": lambda x: (x > 0).to(x.dtype)}

@@ -1,0 +1,296 @@
+"""Explanation -> the tables of the page, as HTML that is whole in itself: pictures inline, nothing fetched.
+
+Every text that comes from a checkpoint or a visitor is escaped here. Colours follow Gradio's light and dark.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+
+from .explain import Effect, Explanation, Guess
+from .render import (
+    DIVERGING,
+    FULL_DIFFERENCE,
+    SEQUENTIAL,
+    data_uri,
+    enlarged,
+    evidence_overlay,
+    gate_strip,
+    legend,
+    shift_overlay,
+)
+
+CSS = """
+.mnv3 { font-size: 13px; line-height: 1.35; color: var(--body-text-color); }
+.mnv3 p { margin: 4px 0; }
+.mnv3 table { width: 100%; border-collapse: collapse; table-layout: fixed; border: 0 !important; margin: 0;
+  box-shadow: none; }
+.mnv3 thead, .mnv3 tbody, .mnv3 tr { border: 0 !important; background: none !important; }
+.mnv3 th, .mnv3 td { padding: 3px 8px; border: 0 !important; text-align: left; vertical-align: middle;
+  border-bottom: 1px solid var(--border-color-primary) !important; overflow-wrap: anywhere; background: none; }
+.mnv3 thead th { font-weight: 600; vertical-align: bottom; }
+.mnv3 small { opacity: .75; display: block; font-weight: 400; font-size: 11px; }
+.mnv3 img { margin: 0; display: block; }
+.mnv3 .strip { width: 100%; height: 22px; image-rendering: pixelated; }
+.mnv3 .map { width: 46px; height: 46px; transition: transform .12s; border-radius: 3px; }
+.mnv3 .map:hover, .mnv3 .map:focus { transform: scale(4); position: relative; z-index: 20; }
+.mnv3 .big { width: 100%; max-width: 190px; image-rendering: pixelated; border-radius: 4px; }
+.mnv3 .smooth { image-rendering: auto; }
+.mnv3 .bar { position: relative; height: 12px; background: var(--background-fill-secondary); border-radius: 2px; }
+.mnv3 .bar i { position: absolute; top: 0; bottom: 0; border-radius: 2px; }
+.mnv3 .bar b { position: absolute; top: -2px; bottom: -2px; left: 50%; width: 1px; background: currentColor; }
+.mnv3 .scale { width: 70px; height: 8px; display: inline-block; vertical-align: middle; }
+.mnv3 .wide { overflow-x: auto; }
+.mnv3 .problem { border-left: 4px solid #b34700; padding: 8px 12px; background: var(--background-fill-secondary);
+  font-size: 15px; }
+.mnv3 .hint { padding: 8px 12px; font-size: 15px; background: var(--background-fill-secondary); border-radius: 4px; }
+.mnv3 .gain { background: #d9741a; } .mnv3 .loss, .mnv3 .amount { background: #3d7cc9; }
+.mnv3 figure { margin: 0; } .mnv3.pair { display: flex; gap: 12px; }
+.mnv3.pair figure { flex: 1 1 130px; max-width: 190px; } .mnv3 figcaption { min-height: 2.9em; }
+.mnv3 .narrow { width: 10%; } .mnv3 .effect { width: 24%; }
+@media (max-width: 640px) {
+  .mnv3 table.columns { min-width: 640px; }
+  .mnv3 table.panel, .mnv3 table.panel tbody, .mnv3 table.panel thead { display: block; }
+  .mnv3 table.panel tr { display: grid; grid-template-columns: 52px 1fr 52px; align-items: center;
+    border-bottom: 1px solid var(--border-color-primary); padding: 3px 0; }
+  .mnv3 table.panel th, .mnv3 table.panel td { border: 0 !important; padding: 2px 4px; }
+  .mnv3 table.panel thead th { display: none; } .mnv3 table.panel thead th.gates { display: block; grid-column: 1 / 4; }
+  .mnv3 table.panel td.counts { grid-row: 2; } .mnv3 table.panel td.effect { grid-row: 2; grid-column: 2 / 4; }
+  .mnv3 .narrow, .mnv3 .effect { width: auto; }
+}
+"""
+
+NOT_A_HEATMAP = (
+    "A gate is one number for a whole channel, the same at every place: it is not a heatmap, and it does not say where "
+    "the network looked. What varies over the picture is where a block moved activation energy, which says nothing of "
+    "a class. Class evidence (Grad-CAM at the last map) does, as coarsely as that map is."
+)
+
+
+def problem(sentence: str) -> str:
+    """A failure as the visitor meets it: one sentence, announced to screen readers."""
+    return f'<div class="mnv3"><p class="problem" role="alert">{escape(sentence)}</p></div>'
+
+
+def hint(sentence: str) -> str:
+    """An empty state: what to do."""
+    return f'<div class="mnv3"><p class="hint">{escape(sentence)}</p></div>'
+
+
+def facts(explanation: Explanation) -> str:
+    """Who speaks, what it knows, what it costs: one line."""
+    checkpoint = explanation.checkpoint
+    parts = [
+        f"<b>{escape(checkpoint.name)}</b> knows {checkpoint.knows}",
+        f"{explanation.parameters:,} parameters",
+        f"{explanation.multiply_adds / 1e6:,.1f} M multiply-adds",
+        f"{explanation.milliseconds:.1f} ms here, the network alone",
+    ]
+    if accuracy := measured(checkpoint.metrics):
+        parts.insert(1, accuracy)
+    return f'<div class="mnv3"><p>{" · ".join(parts)}</p></div>'
+
+
+def measured(metrics: dict) -> str:
+    """'86.1 % top-1 on 10,000 test pictures', from metrics.json; '' where nothing was measured."""
+    for key, what in (("test", "test pictures"), ("published", "test pictures, as published")):
+        result = metrics.get(key)
+        if isinstance(result, dict) and isinstance(result.get("top1"), float) and isinstance(result.get("n"), int):
+            return f"{result['top1']:.1%} top-1 on {result['n']:,} {what}"
+    return ""
+
+
+def pictures(explanation: Explanation, index: int) -> str:
+    """The picture as the network got it, and the evidence for class `index`, side by side."""
+    side = explanation.checkpoint.preprocessing.crop
+    got = _img(enlarged(explanation.picture), f"The picture as the network got it, {side} by {side} pixels", "big")
+    return (
+        '<div class="mnv3 pair">'
+        f"<figure><figcaption>As the network got it<small>{side}×{side} pixels, cropped</small>"
+        f"</figcaption>{got}</figure><figure>{evidence(explanation, index)}</figure></div>"
+    )
+
+
+def evidence(explanation: Explanation, index: int) -> str:
+    """Class evidence as a captioned picture, or in words where there is none."""
+    label = escape(explanation.checkpoint.labels[index])
+    values = explanation.evidence(index)
+    height, width = values.shape
+    caption = (
+        f"<figcaption>Evidence for ‘{label}’<small>Grad-CAM at the last map, {height}×{width}</small></figcaption>"
+    )
+    overlay = evidence_overlay(explanation.picture, values)
+    if overlay is None:
+        return caption + "<p>No place speaks for this class: the map is 0 everywhere.</p>"
+    if height * width == 1:
+        return caption + "<p>The last map is a single cell: it can't say where.</p>"
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    where = f"strongest in row {row + 1}, column {column + 1} of {height} by {width}"
+    return caption + _img(overlay, f"Evidence for {explanation.checkpoint.labels[index]}, {where}", "big smooth")
+
+
+def panel(explanation: Explanation, index: int) -> str:
+    """The SE view: a row per block, shallow to deep, so that the eye runs from gates to effect."""
+    if not explanation.blocks:
+        return hint("This network has no squeeze-and-excitation blocks, so there are no gates to show.")
+    effects = explanation.effects(index)
+    largest = max(0.01, *(abs(effect.probability) for effect in effects))
+    label = escape(explanation.checkpoint.labels[index])
+    reference = f"the mean over {explanation.reference.count:,} {escape(explanation.reference.source)}"
+    head = (
+        "<thead><tr><th class='narrow'>Block<small>map, gates</small></th>"
+        f"<th class='gates'>Gates, one cell a channel<small>{GATE_LEGEND}</small></th>"
+        "<th class='narrow'>Closed / open<small>exactly 0 / 1</small></th>"
+        "<th class='narrow'>Energy moved<small>blue: away, orange: to</small></th>"
+        f"<th class='effect'>Effect on p(‘{label}’)<small>own gates − reference gates</small></th></tr></thead>"
+    )
+    rows = [
+        f"<tr><th scope='row'>{block.name}<small>{block.side}², {block.channels}</small></th>"
+        f"<td>{_strip(explanation, i)}</td><td class='counts'>{_counts(explanation, i)}</td>"
+        f"<td>{_shift(explanation, i)}</td><td class='effect'>{_effect(effects[i], largest)}</td></tr>"
+        for i, block in enumerate(explanation.blocks)
+    ]
+    rows.append(
+        "<tr><th scope='row'>all</th><td colspan='3'>every block at its reference gates at once</td>"
+        f"<td class='effect'>{_effect(effects[-1], largest)}</td></tr>"
+    )
+    return (
+        f"<div class='mnv3'><div class='wide'><table class='panel'>{head}<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<p><small>Reference gates: {reference}. Effect: how much likelier the class is with the gates this picture "
+        "got than with a block's gates held at their reference, later blocks recomputed; not ‘the network without "
+        f"SE’, which would have been trained so. {NOT_A_HEATMAP}</small></p></div>"
+    )
+
+
+def comparison(explanations: list[Explanation]) -> str:
+    """One picture through several checkpoints: a column each, SE blocks aligned by the size of their maps."""
+    columns = "".join(f"<th>{escape(e.checkpoint.name)}<small>{_short_facts(e)}</small></th>" for e in explanations)
+    lines = [f"<table class='columns'><thead><tr><th class='narrow'></th>{columns}</tr></thead><tbody>"]
+    lines.append(_line("says", [_bars(e.top()) for e in explanations]))
+    best = [e.top(1)[0].index for e in explanations]
+    lines.append(
+        _line(
+            "evidence for its top-1",
+            [f"<figure>{evidence(e, i)}</figure>" for e, i in zip(explanations, best, strict=True)],
+        )
+    )
+    sides = sorted({block.side for e in explanations for block in e.blocks}, reverse=True)
+    for side in sides:
+        cells = [_stage(e, i, side) for e, i in zip(explanations, best, strict=True)]
+        lines.append(_line(f"SE at {side}×{side}", cells))
+    totals = [_effect(e.effects(i)[-1], 1.0) if e.blocks else "no SE" for e, i in zip(explanations, best, strict=True)]
+    lines.append(_line("all gates’ effect on its top-1", totals))
+    return (
+        f"<div class='mnv3'><p class='hint'>{escape(agreement(explanations))}</p>"
+        f"<div class='wide'>{''.join(lines)}</tbody></table></div>"
+        f"<p><small>Gates {GATE_LEGEND}. Rows with the same "
+        f"map size stand beside each other; a dash: no SE there. {NOT_A_HEATMAP}</small></p></div>"
+    )
+
+
+def agreement(explanations: list[Explanation]) -> str:
+    """'Both say cat (cifar10-large 98 %, cifar10-small 91 %).' or who says what."""
+    tops = [e.top(1)[0] for e in explanations]
+    said = [f"{e.checkpoint.name} {top.probability:.0%}" for e, top in zip(explanations, tops, strict=True)]
+    if len({top.label for top in tops}) == 1:
+        return f"{'Both' if len(tops) == 2 else 'All'} say {tops[0].label} ({', '.join(said)})."
+    voices = [
+        f"{e.checkpoint.name} says {top.label} ({top.probability:.0%})"
+        for e, top in zip(explanations, tops, strict=True)
+    ]
+    return f"They disagree: {', '.join(voices)}."
+
+
+def _stage(explanation: Explanation, index: int, side: int) -> str:
+    """The SE blocks of one map size in one column of the comparison."""
+    effects = explanation.effects(index)
+    parts = []
+    for i, block in enumerate(explanation.blocks):
+        if block.side == side:
+            parts.append(
+                f"<div style='display:flex;gap:8px;align-items:center;margin:3px 0'><b style='width:2.2em'>{block.name}"
+                f"</b><div style='flex:1'>{_strip(explanation, i)}</div>{_shift(explanation, i)}"
+                f"<div style='width:8.5em'>Δp {_signed(effects[i].probability)}"
+                f"<small>Δlogit {_signed(effects[i].logit, 2)}</small></div></div>"
+            )
+    return "".join(parts) or "–"
+
+
+def _line(title: str, cells: list[str]) -> str:
+    return f"<tr><th scope='row'>{title}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _short_facts(e: Explanation) -> str:
+    return (
+        f"{e.parameters / 1e6:.2f} M parameters · {e.multiply_adds / 1e6:,.1f} M multiply-adds · "
+        f"{e.milliseconds:.1f} ms{' · ' + accuracy if (accuracy := measured(e.checkpoint.metrics)) else ''}"
+    )
+
+
+def _bars(guesses: list[Guess]) -> str:
+    return "".join(
+        f"<div style='margin:2px 0'>{escape(g.label)} <span style='float:right'>{g.probability:.1%}</span>"
+        f"<div class='bar'><i class='amount' style='left:0;width:{100 * g.probability:.1f}%'></i></div></div>"
+        for g in guesses
+    )
+
+
+def _strip(explanation: Explanation, block: int) -> str:
+    gates, reference = explanation.gates[block], explanation.reference.reference()[block]
+    words = (
+        f"{len(gates)} gates of {explanation.blocks[block].name}: mean {gates.mean():.2f}, "
+        f"on average {explanation.moved(block):.2f} from the reference"
+    )
+    return _img(gate_strip(gates, reference), words, "strip", title=True)
+
+
+def _counts(explanation: Explanation, block: int) -> str:
+    counts = explanation.closed_open(block)
+    moved = f"<small>moved {explanation.moved(block):.2f}</small>"
+    return moved if counts is None else f"{counts[0]} / {counts[1]}{moved}"
+
+
+def _shift(explanation: Explanation, block: int) -> str:
+    name, side = explanation.blocks[block].name, explanation.blocks[block].side
+    if side == 1:
+        return "<small>one cell: nothing can move</small>"
+    overlay = shift_overlay(explanation.picture, explanation.shift(block))
+    if overlay is None:
+        return "<small>nothing moved</small>"
+    moved = np.abs(explanation.shift(block)).sum() / 2
+    words = f"{name} moved {moved:.1%} of the activation energy to other places"
+    return _img(overlay, words, "map", title=True, focus=True)
+
+
+def _effect(effect: Effect, largest: float) -> str:
+    """A signed bar from the middle, with Δp and Δlogit beside it."""
+    width = min(50.0, 50 * abs(effect.probability) / largest)
+    left = 50 if effect.probability >= 0 else 50 - width
+    kind = "gain" if effect.probability >= 0 else "loss"
+    return (
+        f"<div class='bar'><i class='{kind}' style='left:{left:.1f}%;width:{width:.1f}%'></i><b></b></div>"
+        f"Δp {_signed(effect.probability)} <span style='opacity:.75'>Δlogit {_signed(effect.logit, 2)}</span>"
+    )
+
+
+def _signed(value: float, digits: int = 3) -> str:
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
+
+
+def _scale(scale: np.ndarray) -> str:
+    return _img(legend(scale), "", "scale")
+
+
+def _img(picture, alt: str, kind: str, title: bool = False, focus: bool = False) -> str:
+    words = escape(alt, quote=True)
+    extra = (f' title="{words}"' if title else "") + (' tabindex="0"' if focus else "")
+    return f'<img class="{kind}" src="{data_uri(picture)}" alt="{words}"{extra}>'
+
+
+GATE_LEGEND = (
+    f"0 {_scale(SEQUENTIAL)} 1, and below, minus reference: "
+    f"{_signed(-FULL_DIFFERENCE, 1)} {_scale(DIVERGING)} {_signed(FULL_DIFFERENCE, 1)}"
+)

@@ -1,0 +1,95 @@
+"""Numbers -> small pictures, with NumPy and Pillow alone: no plotting library, no state, no model.
+
+Two colour scales, both readable by colour-blind people: SEQUENTIAL for amounts (dark blue to yellow, of even
+lightness steps) and DIVERGING for signed numbers (blue below, orange above, neutral at 0).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+
+def _scale(stops: list[str]) -> np.ndarray:
+    """(256, 3) uint8 through evenly spaced colours '#rrggbb'."""
+    colours = np.array([[int(s[i : i + 2], 16) for i in (1, 3, 5)] for s in stops], float)
+    places = np.linspace(0, len(stops) - 1, 256)
+    channels = [np.interp(places, np.arange(len(stops)), colours[:, c]) for c in range(3)]
+    return np.stack(channels, 1).round().astype(np.uint8)
+
+
+SEQUENTIAL = _scale(["#0b1f4b", "#31446b", "#5d6170", "#8a8174", "#bba66c", "#ffe96b"])
+DIVERGING = _scale(["#0a4a9e", "#5b93d6", "#f4f4f2", "#f0a04b", "#b34700"])
+FULL_DIFFERENCE = 0.5  # of a gate from its reference: the ends of the diverging scale; few gates go beyond
+
+
+def colours(values: np.ndarray, scale: np.ndarray, low: float, high: float) -> np.ndarray:
+    """values (...) -> (..., 3) uint8; low and high take the scale's ends, what lies beyond is clipped."""
+    index = (np.asarray(values, float) - low) / (high - low) * 255
+    return scale[np.clip(index, 0, 255).round().astype(np.uint8)]
+
+
+def gate_strip(gates: np.ndarray, reference: np.ndarray | None) -> Image.Image:
+    """A block's barcode, one pixel a channel: gates from 0 to 1, and below them gate − reference, ±FULL_DIFFERENCE.
+
+    (C,), (C,) -> RGB (C, 2) pixels, or (C, 1) without reference; whoever shows it scales it up without smoothing.
+    """
+    rows = [colours(gates, SEQUENTIAL, 0, 1)]
+    if reference is not None:
+        rows.append(colours(gates - reference, DIVERGING, -FULL_DIFFERENCE, FULL_DIFFERENCE))
+    return Image.fromarray(np.stack(rows))
+
+
+def legend(scale: np.ndarray) -> Image.Image:
+    """The colour scale itself, low to high: RGB (256, 1)."""
+    return Image.fromarray(scale[None])
+
+
+def grey(picture: Image.Image, side: int) -> np.ndarray:
+    """The picture as a pale grey ground of side × side for overlays: (side, side, 3) float in 0..255."""
+    lightness = picture.convert("L").resize((side, side), Image.Resampling.BICUBIC)
+    return np.repeat(np.asarray(lightness, float)[:, :, None] * 0.75 + 50, 3, axis=2)
+
+
+def shift_overlay(picture: Image.Image, shift: np.ndarray, side: int = 128) -> Image.Image | None:
+    """Where a block moved energy, over the grey picture: orange gained, blue lost, scaled to its own largest change.
+
+    None where nothing moved: there is nothing to draw, and a flat colour would look like a finding.
+    """
+    largest = float(np.abs(shift).max())
+    if largest < 1e-7:
+        return None
+    return _over(picture, shift / largest, DIVERGING, -1, np.abs, side)
+
+
+def evidence_overlay(picture: Image.Image, evidence: np.ndarray, side: int = 256) -> Image.Image | None:
+    """Class evidence over the grey picture, scaled to its own maximum; None where there is none anywhere."""
+    largest = float(evidence.max())
+    if largest <= 0:
+        return None
+    return _over(picture, evidence / largest, SEQUENTIAL, 0, lambda values: values, side)
+
+
+def _over(picture: Image.Image, values: np.ndarray, scale: np.ndarray, low: float, weight, side: int) -> Image.Image:
+    """values (h, w) in low..1, enlarged smoothly, in colour over the picture where weight(values) is large."""
+    enlarged = Image.fromarray(values.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+    enlarged = np.clip(np.asarray(enlarged), low, 1)
+    opacity = 0.85 * np.sqrt(weight(enlarged))[:, :, None]
+    mixed = opacity * colours(enlarged, scale, low, 1) + (1 - opacity) * grey(picture, side)
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def enlarged(picture: Image.Image, least: int = 256) -> Image.Image:
+    """Every pixel as a block, so that what a 32-pixel network sees is seen; larger pictures stay as they are."""
+    times = max(1, least // max(picture.size))
+    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+
+
+def data_uri(picture: Image.Image) -> str:
+    """The picture as PNG inside a URI, for <img src>."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=6)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
