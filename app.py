@@ -9,6 +9,7 @@ import base64
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial, wraps
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no network at start; read when gradio is imported
@@ -132,6 +133,11 @@ def api_compare(image, weights: str) -> dict:
     return {"agreement": page.agreement(explanations), "columns": [e.to_dict() for e in explanations]}
 
 
+def api_models() -> list[dict]:
+    """Every checkpoint that can be chosen: name, family, variant, here | download | failed, and why."""
+    return [asdict(entry) for entry in catalogue()]
+
+
 @sentences
 def api_fetch(model: str, weights: str, progress=gr.Progress()) -> str:  # noqa: B008, how Gradio asks for it
     """Downloads weights that are not on this machine yet; they stay in its cache."""
@@ -246,7 +252,7 @@ def _selected(event: gr.SelectData) -> str:
 
 
 def _endpoints(family: str) -> None:
-    """/predict, /explain, /compare and /fetch for programs; only the picture has no default."""
+    """/predict, /explain, /compare, /models and /fetch for programs; only the picture has no default."""
     shared = {"concurrency_id": "network", "concurrency_limit": AT_ONCE}
     picture = picture_input(label="image", visible=False)
     model = gr.Radio(VARIANTS, value="Large", label="model", visible=False)
@@ -258,6 +264,7 @@ def _endpoints(family: str) -> None:
     hidden.click(api_predict, [picture, model, weights, top_k], label, api_name="predict", **shared)
     hidden.click(api_explain, [picture, model, weights, target], data, api_name="explain", **shared)
     hidden.click(api_compare, [picture, weights], data, api_name="compare", **shared)
+    hidden.click(api_models, None, data, api_name="models")
     hidden.click(api_fetch, [model, weights], text, api_name="fetch", concurrency_id="fetch", concurrency_limit=1)
 
 

@@ -22,13 +22,12 @@ def model_card(checkpoint: Checkpoint) -> str:
         f"| parameters | {parameters(spec):,} |",
         f"| multiply-adds at {side}×{side} | {multiply_adds(spec, side):,} |",
     ]  # fmt: skip
-    if test := checkpoint.metrics.get("test"):
-        lines += [f"| top-1 on {test['n']:,} test pictures, single crop | {test['top1']:.2%} |"]
-        if "top5" in test:
-            lines += [f"| top-5 | {test['top5']:.2%} |"]
-        lines += [f"| expected calibration error, 15 bins | {test['calibration_error']:.3f} |"]
-    if machine := checkpoint.metrics.get("machine"):
-        lines += [f"| trained on | {machine['hardware']}, torch {machine['torch']}, {machine['minutes']:.0f} minutes |"]
+    if result := checkpoint.measured():
+        lines += [f"| top-1 on {result['n']:,} test pictures, single crop | {result['top1']:.2%} |"]
+    machine = checkpoint.metrics.get("machine")
+    if isinstance(machine, dict) and {"hardware", "torch", "minutes"} <= machine.keys():
+        lines += [f"| trained on | {machine['hardware']}, torch {machine['torch']}, {machine['minutes']} minutes |"]
+    lines += ["", "Everything that was measured, and how, is in metrics.json."]
     lines += ["", "```python", "import mnv3", f'checkpoint = mnv3.load("{checkpoint.name}")',
               'print(mnv3.explain(checkpoint, "picture.jpg").top())', "```", ""]  # fmt: skip
     return "\n".join(lines)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import math
 import os
@@ -13,12 +14,12 @@ import re
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from . import hub
 from .checkpoints import (
     CONFIG,
     FILES,
@@ -31,12 +32,11 @@ from .checkpoints import (
     read_config,
 )
 from .errors import InputError
+from .hub import TIMEOUT, Progress, fetch_repo
 from .images import Preprocessing
 from .tables import Spec
 
 BUNDLED = Path(__file__).parent / "weights"
-TIMEOUT = 10  # seconds without a byte before a server counts as out of reach
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 @dataclass(frozen=True)
@@ -96,22 +96,23 @@ def load(name: str | os.PathLike, progress: Progress | None = None) -> Checkpoin
     try:
         checkpoint = _load(name, progress)
     except InputError as error:
-        _failures[str(name)] = str(error)
+        if name in TORCHVISION or name in TIMM or name in bundled_names():  # not whatever a visitor types
+            _failures[name] = str(error)
         raise
-    _failures.pop(str(name), None)
+    _failures.pop(name, None)
     return checkpoint
 
 
 def _load(name: str | os.PathLike, progress: Progress | None) -> Checkpoint:
     if isinstance(name, os.PathLike) or re.match(r"[./~\\]|[A-Za-z]:[\\/]", name):
-        return _load_folder(Path(name).expanduser())
+        return _load_folder(Path(os.path.expanduser(name)))
     if name in bundled_names():
         return read_checkpoint(BUNDLED / name, name)
     if name in TORCHVISION:
         return _load_torchvision(name, progress)
     if name.startswith("torchvision/"):
         raise InputError(f"There is no {name!r:.80}: torchvision has {', '.join(TORCHVISION)}.")
-    if Path(name).is_dir():
+    if name and os.path.isdir(name):
         return _load_folder(Path(name))
     if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name) or ".." in name or "--" in name:
         raise InputError(
@@ -122,7 +123,7 @@ def _load(name: str | os.PathLike, progress: Progress | None) -> Checkpoint:
 
 
 def _load_folder(folder: Path) -> Checkpoint:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"There is no folder {folder.name!r:.80}: give the folder that train.py or save() wrote.")
     return read_checkpoint(folder)
 
@@ -168,11 +169,7 @@ def is_here(name: str) -> bool:
 
 
 def _cached(name: str) -> bool:
-    if name in TORCHVISION:
-        return TORCHVISION[name].path.is_file()
-    from huggingface_hub import try_to_load_from_cache
-
-    return all(isinstance(try_to_load_from_cache(name, file), str) for file in (CONFIG, WEIGHTS))
+    return TORCHVISION[name].path.is_file() if name in TORCHVISION else hub.cached(name) is not None
 
 
 # torchvision ----------------------------------------------------------------------------------------------------
@@ -187,6 +184,8 @@ def _load_torchvision(name: str, progress: Progress | None) -> Checkpoint:
         _download(weights.url, source.path, name, progress)
     try:
         tensors = torch.load(source.path, weights_only=True, map_location="cpu")
+        if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+            raise TypeError
     except Exception:  # torch.load raises what pickle, zipfile or the file system do
         raise InputError(f"The cached file of {name} is damaged: delete {source.file} and fetch it again.") from None
     wanted = weights.transforms()
@@ -216,8 +215,11 @@ def _download(url: str, path: Path, name: str, progress: Progress | None) -> Non
                     progress(done, total)
         if not digest.hexdigest().startswith(path.stem.rsplit("-", 1)[1]):
             raise InputError(f"{name} arrived damaged after {done / 1e6:.1f} MB: try again.")
+        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         reason = getattr(error, "reason", None) or type(error).__name__
         raise InputError(
             f"{name} could not be fetched ({str(reason)[:80]}): check the network, or choose weights that are here."
@@ -230,74 +232,10 @@ def _download(url: str, path: Path, name: str, progress: Progress | None) -> Non
 
 
 def _load_hub(repo: str, progress: Progress | None) -> Checkpoint:
-    folder = _snapshot(repo, FILES, progress)
+    folder = fetch_repo(repo, FILES, progress)
     if not (folder / CONFIG).is_file():
         raise InputError(f"{repo} has no {CONFIG}: it is not a checkpoint of mnv3.")
     return read_checkpoint(folder, repo)
-
-
-def _snapshot(repo: str, files: tuple[str, ...], progress: Progress | None) -> Path:
-    """The repo's files in the Hub cache, fetched where needed; the cache alone where the Hub is out of reach."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    fetch = {"repo_id": repo, "allow_patterns": list(files), "etag_timeout": TIMEOUT}
-    try:
-        if not is_here(repo) or progress:
-            plan = snapshot_download(**fetch, dry_run=True)
-            size = sum(file.file_size or 0 for file in plan)
-            if size > MAX_WEIGHT_BYTES:
-                raise InputError(
-                    f"{repo} has {size / 1e6:.0f} MB: at most {MAX_WEIGHT_BYTES / 1e6:.0f} MB are fetched."
-                )
-        return Path(snapshot_download(**fetch, **({"tqdm_class": _reporting(progress)} if progress else {})))
-    except HFValidationError:
-        raise InputError(f"{repo!r:.80} is not a Hub repo id: it has the form 'user/repo'.") from None
-    except GatedRepoError:
-        raise InputError(f"{repo} is gated: accept its terms on the Hub, set HF_TOKEN, and try again.") from None
-    except RepositoryNotFoundError:
-        raise InputError(
-            f"{repo} was not found on the Hub: check the spelling, or, if it is private, set HF_TOKEN."
-        ) from None
-    except LocalEntryNotFoundError:
-        raise InputError(
-            f"{repo} is not in the local cache and the Hub can't be reached: check the network and try again."
-        ) from None
-    except HfHubHTTPError as error:
-        code = error.response.status_code if error.response is not None else "no"
-        raise InputError(f"The Hub answered {repo} with status {code}: try again in a few minutes.") from None
-    except InputError:
-        raise
-    except Exception as error:  # httpx2's own time-outs and broken connections, full disks
-        raise InputError(f"{repo} could not be fetched ({type(error).__name__}): try again later.") from None
-
-
-def _reporting(progress: Progress):
-    """A tqdm for huggingface_hub that reports bytes to `progress` and draws nothing."""
-    from tqdm import tqdm
-
-    class Reporting(tqdm):
-        def __init__(self, *args, **kwargs):
-            self.bytes = kwargs.get("unit") == "B"
-            kwargs.pop("name", None)
-            super().__init__(*args, **{**kwargs, "disable": False, "file": open(os.devnull, "w")})
-
-        def update(self, n=1):
-            super().update(n)
-            if self.bytes:
-                progress(int(self.n), int(self.total or 0))
-
-        def close(self):
-            super().close()
-            self.fp.close()
-
-    return Reporting
 
 
 # timm's weights on the Hub --------------------------------------------------------------------------------------
@@ -313,7 +251,7 @@ def _load_timm(repo: str, progress: Progress | None) -> Checkpoint:
         raise InputError(f"{repo} pads asymmetrically, as TensorFlow does, which this network can't: choose another.")
     if repo not in TIMM:
         raise InputError(f"{repo} is not among timm's weights that are known here: {', '.join(TIMM)}.")
-    folder = _snapshot(repo, (CONFIG, WEIGHTS), progress)
+    folder = fetch_repo(repo, (CONFIG, WEIGHTS), progress)
     spec = replace(Spec.of(TIMM[repo][0]), eps=1e-5)
     try:
         preprocessing = timm_preprocessing(json.loads((folder / CONFIG).read_text())["pretrained_cfg"])

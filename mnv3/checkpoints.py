@@ -17,6 +17,7 @@ import math
 import os
 import struct
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,18 @@ class Checkpoint:
         side = self.preprocessing.crop
         return f"{len(self.labels):,} kinds of things, {side}×{side} pixels"
 
+    def measured(self) -> dict | None:
+        """The accuracy in metrics.json, own or as published, with `top1` (0..1) and `n`; None where there is none.
+
+        metrics.json may be a stranger's, so it is looked at before it is believed.
+        """
+        for kind in ("test", "published"):
+            result = self.metrics.get(kind)
+            if isinstance(result, dict) and type(result.get("top1")) is float and type(result.get("n")) is int:
+                if 0 <= result["top1"] <= 1 and result["n"] > 0:
+                    return {"kind": kind, **result}
+        return None
+
     def preprocess(self, picture: Image.Image) -> Tensor:
         """Any picture that mnv3.images.open_picture takes -> this network's input (3, H, W), float32."""
         return self.preprocessing(open_picture(picture))
@@ -128,7 +141,9 @@ class Checkpoint:
             CARD: model_card(self).encode(),
         }
         for name, content in contents.items():
-            if content is not None:
+            if content is None:
+                (folder / name).unlink(missing_ok=True)
+            else:
                 replace_file(folder / name, lambda path, content=content: Path(path).write_bytes(content))
         return folder
 
@@ -204,8 +219,9 @@ def checked_labels(labels: object, num_classes: int) -> tuple[str, ...]:
     for label in labels:
         if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL_LENGTH:
             raise InputError(f"`labels`: {label!r:.60} must be a text of 1 to {MAX_LABEL_LENGTH} characters.")
-    twice = {label for label in labels if labels.count(label) > 1} if len(set(labels)) < len(labels) else set()
-    return tuple(f"{label} ({i})" if label in twice else label for i, label in enumerate(labels))
+    count = Counter(labels)
+    named = tuple(f"{label} ({i})" if count[label] > 1 else label for i, label in enumerate(labels))
+    return named if len(set(named)) == len(named) else tuple(f"{label} ({i})" for i, label in enumerate(labels))
 
 
 def _read_json(path: Path) -> dict:
@@ -230,7 +246,10 @@ def build(spec: Spec, tensors: Mapping[str, Tensor]) -> MobileNetV3:
     check_names_and_shapes({k: tuple(v.shape) for k, v in tensors.items()}, spec)
     state = {}
     for name, value in tensors.items():
-        state[name] = value.float() if value.is_floating_point() else value
+        if value.is_floating_point() != (not name.endswith("num_batches_tracked")):
+            raise InputError(f"The tensor {name!r} holds {str(value.dtype)[6:]}: this network needs another kind.")
+        # a copy, since safetensors maps the file: were it cut short in place, reading on would end the process
+        state[name] = value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
         if not torch.isfinite(state[name]).all():
             raise InputError(f"The tensor {name!r} holds NaN or infinity: this checkpoint's training went wrong.")
     model.load_state_dict(state, strict=True, assign=True)
@@ -291,7 +310,13 @@ def _read_gates(path: Path, spec: Spec) -> GateStatistics:
     try:
         with _open_safetensors(path, MAX_WEIGHT_BYTES, "np") as file:
             wanted = {"n": ()} | {f"{kind}.{i}": (b.channels,) for i, b in enumerate(blocks) for kind in ("mean", "m2")}
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(s.get_shape()) for name, s in slices.items()}
+            for name, s in slices.items():
+                if s.get_dtype() not in ("F32", "F64", "I64"):
+                    raise InputError(
+                        f"{path.name}: {name[:60]!r} is {s.get_dtype()}: it must be F32, F64 or I64."
+                    )
             rows = shapes.get("n", (0,))
             for name in shapes.keys() ^ wanted.keys():
                 raise InputError(f"{path.name}: the tensor {name[:60]!r} is missing or not known.")
@@ -303,7 +328,7 @@ def _read_gates(path: Path, spec: Spec) -> GateStatistics:
     except safetensors.SafetensorError:
         raise InputError(f"{path.name} is cut off or not a safetensors file: fetch it again.") from None
     for name, array in arrays.items():
-        if not np.isfinite(array).all() or (array < 0).any():
+        if not np.isfinite(array).all() or (array < 0).any() or (name.startswith("mean") and (array > 1).any()):
             raise InputError(f"{path.name}: {name!r} holds a value that no gate statistic can have.")
     pick = lambda kind: tuple(arrays[f"{kind}.{i}"] for i in range(len(blocks)))  # noqa: E731
     return GateStatistics(arrays["n"], pick("mean"), pick("m2"), source)

@@ -13,9 +13,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from .catalogue import Progress, load
+from .catalogue import load
 from .checkpoints import Checkpoint, GateStatistics
 from .errors import InputError
+from .hub import Progress
 from .images import open_picture
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -23,6 +24,7 @@ KEPT = 6  # loaded checkpoints; Large takes 22 MB
 
 _lock = threading.Lock()
 _loaded: OrderedDict[str, Checkpoint] = OrderedDict()
+_loading: dict[str, threading.Lock] = {}
 _examples: WeakKeyDictionary[Checkpoint, list[tuple[bytes, list[np.ndarray]]]] = WeakKeyDictionary()
 
 
@@ -36,14 +38,20 @@ class Pass(NamedTuple):
 
 
 def checkpoint(name: str, progress: Progress | None = None) -> Checkpoint:
-    """mnv3.load, keeping the last few. One load at a time, so that two visitors don't read the same file twice."""
+    """mnv3.load, keeping the last few. Two visitors don't load one checkpoint twice, nor wait for another's."""
     with _lock:
-        if name not in _loaded:
-            _loaded[name] = load(name, progress)
+        loading = _loading.setdefault(name, threading.Lock())
+    with loading:
+        with _lock:
+            if name in _loaded:
+                _loaded.move_to_end(name)
+                return _loaded[name]
+        found = load(name, progress)
+        with _lock:
+            _loaded[name] = found
             while len(_loaded) > KEPT:
-                _loaded.popitem(last=False)
-        _loaded.move_to_end(name)
-        return _loaded[name]
+                _loading.pop(_loaded.popitem(last=False)[0], None)
+        return found
 
 
 @torch.inference_mode()

@@ -69,6 +69,8 @@ class MobileNetV3(nn.Module):
             raise InputError("`keep` needs `reference`: one vector of gates for each SE block.")
         elif keep.shape != (len(images), len(self.gated)):
             raise InputError(f"`keep` has shape {tuple(keep.shape)}: it must be {(len(images), len(self.gated))}.")
+        elif [len(r) for r in reference] != (channels := [self.spec.rows[row - 1].expand for row in self.gated]):
+            raise InputError(f"`reference` has {[len(r) for r in reference]} gates: it must have {channels}.")
         x, gates, energies = self.features[0](_checked(images)), [], []
         for number, layer in enumerate(self.features[1:], 1):
             if number in self.gated:

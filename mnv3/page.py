@@ -9,6 +9,7 @@ from html import escape
 
 import numpy as np
 
+from .checkpoints import Checkpoint
 from .explain import Effect, Explanation, Guess
 from .render import (
     DIVERGING,
@@ -33,7 +34,7 @@ CSS = """
 .mnv3 thead th { font-weight: 600; vertical-align: bottom; }
 .mnv3 small { opacity: .75; display: block; font-weight: 400; font-size: 11px; }
 .mnv3 img { margin: 0; display: block; }
-.mnv3 .strip { width: 100%; height: 22px; image-rendering: pixelated; }
+.mnv3 .strip { width: 100%; height: 28px; image-rendering: pixelated; }
 .mnv3 .map { width: 46px; height: 46px; transition: transform .12s; border-radius: 3px; }
 .mnv3 .map:hover, .mnv3 .map:focus { transform: scale(4); position: relative; z-index: 20; }
 .mnv3 .big { width: 100%; max-width: 190px; image-rendering: pixelated; border-radius: 4px; }
@@ -88,18 +89,18 @@ def facts(explanation: Explanation) -> str:
         f"{explanation.multiply_adds / 1e6:,.1f} M multiply-adds",
         f"{explanation.milliseconds:.1f} ms here, the network alone",
     ]
-    if accuracy := measured(checkpoint.metrics):
+    if accuracy := measured(checkpoint):
         parts.insert(1, accuracy)
     return f'<div class="mnv3"><p>{" · ".join(parts)}</p></div>'
 
 
-def measured(metrics: dict) -> str:
+def measured(checkpoint: Checkpoint) -> str:
     """'86.1 % top-1 on 10,000 test pictures', from metrics.json; '' where nothing was measured."""
-    for key, what in (("test", "test pictures"), ("published", "test pictures, as published")):
-        result = metrics.get(key)
-        if isinstance(result, dict) and isinstance(result.get("top1"), float) and isinstance(result.get("n"), int):
-            return f"{result['top1']:.1%} top-1 on {result['n']:,} {what}"
-    return ""
+    result = checkpoint.measured()
+    if result is None:
+        return ""
+    source = ", as published" if result["kind"] == "published" else ""
+    return f"{result['top1']:.1%} top-1 on {result['n']:,} test pictures{source}"
 
 
 def pictures(explanation: Explanation, index: int) -> str:
@@ -225,7 +226,7 @@ def _line(title: str, cells: list[str]) -> str:
 def _short_facts(e: Explanation) -> str:
     return (
         f"{e.parameters / 1e6:.2f} M parameters · {e.multiply_adds / 1e6:,.1f} M multiply-adds · "
-        f"{e.milliseconds:.1f} ms{' · ' + accuracy if (accuracy := measured(e.checkpoint.metrics)) else ''}"
+        f"{e.milliseconds:.1f} ms{' · ' + accuracy if (accuracy := measured(e.checkpoint)) else ''}"
     )
 
 

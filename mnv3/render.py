@@ -62,7 +62,7 @@ def shift_overlay(picture: Image.Image, shift: np.ndarray, side: int = 128) -> I
     largest = float(np.abs(shift).max())
     if largest < 1e-7:
         return None
-    return _over(picture, shift / largest, DIVERGING, -1, np.abs, side)
+    return _over(picture, shift / largest, DIVERGING, -1, lambda v: np.sqrt(np.abs(v)), side)
 
 
 def evidence_overlay(picture: Image.Image, evidence: np.ndarray, side: int = 256) -> Image.Image | None:
@@ -77,7 +77,7 @@ def _over(picture: Image.Image, values: np.ndarray, scale: np.ndarray, low: floa
     """values (h, w) in low..1, enlarged smoothly, in colour over the picture where weight(values) is large."""
     enlarged = Image.fromarray(values.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
     enlarged = np.clip(np.asarray(enlarged), low, 1)
-    opacity = 0.85 * np.sqrt(weight(enlarged))[:, :, None]
+    opacity = 0.85 * weight(enlarged)[:, :, None]
     mixed = opacity * colours(enlarged, scale, low, 1) + (1 - opacity) * grey(picture, side)
     return Image.fromarray(mixed.round().astype(np.uint8))
 

@@ -199,8 +199,8 @@ def _check(name: str, value: object, kind: type, low: float, high: float) -> Non
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"`{name}` (={value!r:.60}) must be one of {', '.join(choices)}.")
+    if type(value) is not type(choices[0]) or value not in choices:
+        raise InputError(f"`{name}` (={value!r:.60}) must be one of {', '.join(map(str, choices))}.")
 
 
 def _check_row(name: str, row: Row) -> None:
