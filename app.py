@@ -15,6 +15,9 @@ from functools import partial, wraps
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no network at start; read when gradio is imported
 
 import gradio as gr
+from gradio.processing_utils import get_upload_folder
+from gradio.utils import is_in_or_equal
+from gradio_client.utils import is_http_url_like
 
 import mnv3
 from mnv3 import engine, page
@@ -39,13 +42,30 @@ def picture_input(**options) -> gr.Image:
     """
     image = gr.Image(type="filepath", image_mode=None, **options)
     image.preprocess = as_sent
+    into_cache = image.async_move_resource_to_block_cache
+
+    async def uploads_only(source):  # Gradio itself would fetch any public address, of any size
+        if is_http_url_like(str(source)):
+            raise gr.Error("A picture can't be read from an address: save it as a file and send that.",
+                           print_exception=False)  # fmt: skip
+        return await into_cache(source)
+
+    image.async_move_resource_to_block_cache = uploads_only
     return image
 
 
 def as_sent(payload) -> str | bytes | None:
-    """Gradio's image data -> the uploaded file's path, or the bytes of a data: URI."""
-    if payload is None or not (payload.url or "").startswith("data:"):
-        return payload and payload.path
+    """Gradio's image data -> the uploaded file's path, or the bytes of a data: URI.
+
+    Gradio checks where a file lies only if its sender added a `meta` field, so it is checked here: any file of the
+    host could be read otherwise.
+    """
+    if payload is None:
+        return None
+    if not (payload.url or "").startswith("data:"):
+        if payload.path and not is_in_or_equal(payload.path, get_upload_folder()):
+            raise gr.Error("This picture was not uploaded here: upload it first.", print_exception=False)
+        return payload.path
     try:
         return base64.b64decode(payload.url.partition(",")[2], validate=True)
     except ValueError:
@@ -85,7 +105,7 @@ def opened(model: str, weights: str) -> mnv3.Checkpoint:
     entry = chosen(model, weights)
     if not is_here(entry.name):
         raise InputError(
-            f"The weights ‘{entry.family}’ are not on this machine yet: press ‘Fetch weights’ "
+            f"The weights ‘{entry.family}’ for {model} are not on this machine yet: press ‘Fetch weights’ "
             f"({entry.megabytes:.0f} MB), or choose others."
         )
     return engine.checkpoint(entry.name)
@@ -110,7 +130,7 @@ def sentences(handler: Callable) -> Callable:
 @sentences
 def api_predict(image, model: str, weights: str, top_k: float) -> dict[str, float]:
     """The likeliest classes of a picture with their probabilities."""
-    if not (1 <= top_k <= 1000 and top_k == int(top_k)):
+    if not (isinstance(top_k, int | float) and 1 <= top_k <= 1000 and top_k == int(top_k)):
         raise InputError(f"`top_k` (={top_k!r:.20}) must be a whole number from 1 to 1000.")
     checkpoint = opened(model, weights)
     seen = checkpoint.preprocessing.picture(open_picture(image))
@@ -174,18 +194,26 @@ def weights_list(model: str, weights: str):
     return gr.Dropdown(choices=names, value=weights if weights in names else default_family())
 
 
-def fetch_button(model: str, weights: str):
-    """Shown while the chosen weights are not on this machine."""
-    entry = chosen(model, weights)
-    return gr.Button(f"Fetch weights ({entry.megabytes:.0f} MB)", visible=not is_here(entry.name))
+def missing(weights: str) -> list[Entry]:
+    """The sizes of a family that are not on this machine: Compare needs both, so both are fetched."""
+    return [entry for entry in catalogue() if entry.family == weights and not is_here(entry.name)]
 
 
-def fetch_here(model: str, weights: str, progress=gr.Progress()) -> str:  # noqa: B008
-    """api_fetch for the page: a failure is a sentence in the notes, and the page stays usable."""
+def fetch_button(weights: str):
+    """Shown while a size of the chosen weights is not on this machine."""
+    entries = missing(weights)
+    return gr.Button(f"Fetch weights ({sum(e.megabytes for e in entries):.0f} MB)", visible=bool(entries))
+
+
+def fetch_here(weights: str, fetched: int, progress=gr.Progress()):  # noqa: B008
+    """Fetches for the page: a failure is a sentence in both tabs, and the page stays usable."""
     try:
-        return page.hint(api_fetch.__wrapped__(model, weights, progress))
+        for entry in missing(weights):
+            api_fetch.__wrapped__(entry.variant.title(), entry.name, progress)
+        words, fetched = page.hint(f"The weights ‘{weights}’ are here."), fetched + 1
     except InputError as error:
-        return page.problem(str(error))
+        words = page.problem(str(error))
+    return words, words, fetched
 
 
 def build_demo() -> gr.Blocks:
@@ -196,10 +224,10 @@ def build_demo() -> gr.Blocks:
                 elem_id="title")  # fmt: skip
         tab, target = gr.State("look"), gr.State(None)
         with gr.Row():
-            with gr.Column(scale=1, min_width=260):
+            with gr.Column(scale=1, min_width=260, elem_id="left"):
                 image = picture_input(label="Picture", height=230, elem_id="picture",
                                 sources=["upload", "clipboard", "webcam"], buttons=[],
-                                alt_text="The picture that you chose")  # fmt: skip
+                                alt_text="Your picture, in a format that this browser can't show")  # fmt: skip
                 model = gr.Radio(VARIANTS, value="Large", label="Model", elem_id="model",
                                  info="Large is more accurate, Small about four times cheaper.")  # fmt: skip
                 weights = gr.Dropdown(families("Large"), value=family, label="Weights", elem_id="weights",
@@ -209,7 +237,7 @@ def build_demo() -> gr.Blocks:
                 gr.Examples([[str(path)] for path in engine.example_pictures()], image, label="Examples",
                             examples_per_page=20, cache_examples=False, api_visibility="private",
                             elem_id="examples")  # fmt: skip
-            with gr.Column(scale=3, min_width=320), gr.Tabs(selected="look"):
+            with gr.Column(scale=3, min_width=320, elem_id="right"), gr.Tabs(selected="look"):
                 with gr.Tab("Look", id="look") as look_tab:
                     with gr.Row():
                         with gr.Column(scale=2, min_width=220):
@@ -234,17 +262,19 @@ def _wire(tab, target, image, model, weights, fetch_weights, button, look_tab, c
            "concurrency_id": "network", "concurrency_limit": AT_ONCE, "trigger_mode": "always_last",
            "api_visibility": "private"}  # fmt: skip
     quiet = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
-    for event in (image.change, weights.change, button.click):
-        event(lambda: None, None, target, **quiet).then(**run)
+    fetched = gr.State(0)
+    remember = {**quiet, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
+    gr.on([image.change, weights.change, model.input, button.click], lambda: None, None, target, **remember)
     model.input(weights_list, [model, weights], weights, **quiet)
-    model.input(lambda: None, None, target, **quiet).then(**run)
-    outputs[0].select(_selected, None, target, **quiet).then(**run)
+    outputs[0].select(_selected, None, target, **remember)
     for chosen_tab, name in ((look_tab, "look"), (compare_tab, "compare")):
-        chosen_tab.select(partial(str, name), None, tab, **quiet).then(**run)
-    gr.on([model.change, weights.change], fetch_button, [model, weights], fetch_weights, **quiet)
-    fetching = fetch_weights.click(fetch_here, [model, weights], outputs[1], api_visibility="private",
-                                   concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
-    fetching.then(fetch_button, [model, weights], fetch_weights, **quiet)
+        chosen_tab.select(partial(str, name), None, tab, **remember)
+    # One listener for all, so that a visitor's answers come one after the other and the last click has the last word.
+    gr.on([image.change, weights.change, model.input, button.click, target.change, tab.change, fetched.change], **run)
+    weights.change(fetch_button, weights, fetch_weights, **quiet)
+    fetching = fetch_weights.click(fetch_here, [weights, fetched], [outputs[1], outputs[4], fetched],
+                                   api_visibility="private", concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
+    fetching.then(fetch_button, weights, fetch_weights, **quiet)
 
 
 def _selected(event: gr.SelectData) -> str:
@@ -255,7 +285,7 @@ def _endpoints(family: str) -> None:
     """/predict, /explain, /compare, /models and /fetch for programs; only the picture has no default."""
     shared = {"concurrency_id": "network", "concurrency_limit": AT_ONCE}
     picture = picture_input(label="image", visible=False)
-    model = gr.Radio(VARIANTS, value="Large", label="model", visible=False)
+    model = gr.Textbox("Large", label="model: Large or Small", visible=False)
     weights = gr.Textbox(family, label="weights", visible=False)
     top_k = gr.Number(5, label="top_k", visible=False)
     target = gr.Textbox("", label="target class, the likeliest if empty", visible=False)
@@ -268,23 +298,43 @@ def _endpoints(family: str) -> None:
     hidden.click(api_fetch, [model, weights], text, api_name="fetch", concurrency_id="fetch", concurrency_limit=1)
 
 
-THEME = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
+CONTRAST = {"block_info_text_color": "*neutral_600", "block_info_text_color_dark": "*neutral_300"}  # 1.9 without
 CSS = """
-.gradio-container main, .gradio-container { padding-top: 6px !important; } footer { margin-top: 8px; }
+.gradio-container main { padding-top: 4px !important; } footer { margin-top: 8px; }
 #title { padding: 0; } #title h1 { margin: 0; display: inline; font-size: 20px; }
 #title p { display: inline; margin-left: 12px; } #examples .gallery { gap: 4px; }
-#look .html-container, #notes .html-container, #panel .html-container, #pictures .html-container { padding: 0; }
-@media (max-width: 640px) { #examples .gallery { flex-wrap: nowrap; overflow-x: auto; }
-  #examples .gallery-item { flex: 0 0 72px; } }
+#notes .html-container, #panel .html-container, #pictures .html-container { padding: 0; }
+@media (max-width: 640px) {
+  #left { display: contents; } #right { order: 1; } #examples { order: 2; }
+}
 """
+PASTE = """<script>
+document.addEventListener("paste", (event) => {
+  const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
+  if (!file) return;
+  event.preventDefault();
+  document.querySelector("#picture button[aria-label='Clear']")?.click();
+  const give = (tries) => {
+    const input = document.querySelector("#picture input[type=file]");
+    if (!input) return tries && setTimeout(give, 50, tries - 1);
+    const files = new DataTransfer();
+    files.items.add(file);
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  setTimeout(give, 50, 40);
+});
+</script>"""  # Ctrl+V anywhere on the page, which Gradio itself hears only on its clipboard button
 
 
 def main() -> None:
     """Starts the server: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where; a Space sets them itself."""
     build_demo().launch(
-        theme=gr.themes.Default(**THEME), css=CSS + page.CSS, max_file_size=MAX_UPLOAD, ssr_mode=False,
+        theme=gr.themes.Default(**FONTS).set(**CONTRAST), css=CSS + page.CSS, head=PASTE, max_file_size=MAX_UPLOAD,
+        ssr_mode=False,  # it needs Node, and the page is whole without it
         run_history=False,  # a visitor's pictures are not kept in the browser
-        footer_links=["api", "settings"],
+        footer_links=["api"],
     )  # fmt: skip
 
 

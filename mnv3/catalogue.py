@@ -220,9 +220,9 @@ def _download(url: str, path: Path, name: str, progress: Progress | None) -> Non
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
-        reason = getattr(error, "reason", None) or type(error).__name__
+        reason = f"status {error.code}" if isinstance(error, urllib.error.HTTPError) else "its server can't be reached"
         raise InputError(
-            f"{name} could not be fetched ({str(reason)[:80]}): check the network, or choose weights that are here."
+            f"{name} could not be fetched ({reason}): check the network, or choose weights that are here."
         ) from None
     finally:
         Path(temporary).unlink(missing_ok=True)

@@ -314,9 +314,7 @@ def _read_gates(path: Path, spec: Spec) -> GateStatistics:
             shapes = {name: tuple(s.get_shape()) for name, s in slices.items()}
             for name, s in slices.items():
                 if s.get_dtype() not in ("F32", "F64", "I64"):
-                    raise InputError(
-                        f"{path.name}: {name[:60]!r} is {s.get_dtype()}: it must be F32, F64 or I64."
-                    )
+                    raise InputError(f"{path.name}: {name[:60]!r} is {s.get_dtype()}: it must be F32, F64 or I64.")
             rows = shapes.get("n", (0,))
             for name in shapes.keys() ^ wanted.keys():
                 raise InputError(f"{path.name}: the tensor {name[:60]!r} is missing or not known.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -107,8 +108,10 @@ def _example_gates(checkpoint: Checkpoint) -> list[tuple[bytes, list[np.ndarray]
     with _lock:
         if checkpoint in _examples:
             return _examples[checkpoint]
-    inputs = [checkpoint.preprocess(open_picture(path)) for path in example_pictures()]
-    rows = []
+    inputs, rows = [], []
+    for path in example_pictures():
+        with suppress(InputError):  # a damaged example is no visitor's fault
+            inputs.append(checkpoint.preprocess(open_picture(path)))
     for one in inputs:
         rows.append((_digest(one), [gates[0] for gates in run(checkpoint, one[None]).gates]))
     with _lock:

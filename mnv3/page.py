@@ -34,9 +34,10 @@ CSS = """
 .mnv3 thead th { font-weight: 600; vertical-align: bottom; }
 .mnv3 small { opacity: .75; display: block; font-weight: 400; font-size: 11px; }
 .mnv3 img { margin: 0; display: block; }
-.mnv3 .strip { width: 100%; height: 28px; image-rendering: pixelated; }
-.mnv3 .map { width: 46px; height: 46px; transition: transform .12s; border-radius: 3px; }
-.mnv3 .map:hover, .mnv3 .map:focus { transform: scale(4); position: relative; z-index: 20; }
+.mnv3 .strip { width: 100%; height: 24px; image-rendering: pixelated; }
+.mnv3 .map { width: 40px; height: 40px; transition: transform .12s; border-radius: 3px; }
+.mnv3 .map:hover, .mnv3 .map:focus { transform: scale(4); transform-origin: right center;
+  position: relative; z-index: 20; }
 .mnv3 .big { width: 100%; max-width: 190px; image-rendering: pixelated; border-radius: 4px; }
 .mnv3 .smooth { image-rendering: auto; }
 .mnv3 .bar { position: relative; height: 12px; background: var(--background-fill-secondary); border-radius: 2px; }
@@ -52,7 +53,12 @@ CSS = """
 .mnv3.pair figure { flex: 1 1 130px; max-width: 190px; } .mnv3 figcaption { min-height: 2.9em; }
 .mnv3 .narrow { width: 10%; } .mnv3 .effect { width: 24%; }
 @media (max-width: 640px) {
-  .mnv3 table.columns { min-width: 640px; }
+  .mnv3 table.columns, .mnv3 table.columns thead, .mnv3 table.columns tbody { display: block; }
+  .mnv3 table.columns tr { display: grid; grid-template-columns: 1fr 1fr; padding: 3px 0;
+    border-bottom: 1px solid var(--border-color-primary) !important; }
+  .mnv3 table.columns th, .mnv3 table.columns td { border: 0 !important; padding: 2px 4px; min-width: 0; }
+  .mnv3 table.columns th[scope=row], .mnv3 table.columns thead th.narrow { grid-column: 1 / 3; }
+  .mnv3 table.columns td > div { flex-wrap: wrap; }
   .mnv3 table.panel, .mnv3 table.panel tbody, .mnv3 table.panel thead { display: block; }
   .mnv3 table.panel tr { display: grid; grid-template-columns: 52px 1fr 52px; align-items: center;
     border-bottom: 1px solid var(--border-color-primary); padding: 3px 0; }

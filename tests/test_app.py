@@ -1,0 +1,597 @@
+"""The app as programs and strangers meet it: gradio_client on real pictures, hostile files, curl, and no network."""
+
+import asyncio
+import base64
+import io
+import json
+import os
+import struct
+import threading
+import zlib
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mnv3
+from mnv3 import InputError, engine
+from mnv3.catalogue import Entry
+from mnv3.explain import softmax
+from mnv3.images import open_picture
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; nor may its client call home
+pytest_plugins = ["app_server"]
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+FROG, TRUCK = EXAMPLES / "frog.png", EXAMPLES / "fire-engine.png"
+BUNDLED, TO_FETCH = "CIFAR-10 · bundled", "ImageNet · torchvision"
+SMALL = {"model": "Small", "weights": "cifar10-small"}
+BLOCKS = {"Large": 8, "Small": 9}
+META = {"meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.fixture(scope="session")
+def connect(app_url):
+    """connect() -> call(endpoint, picture file or None, **rest): a client of its own on the running app."""
+    from gradio_client import Client, handle_file
+
+    def make():
+        client = Client(app_url, verbose=False, analytics_enabled=False)
+
+        def call(endpoint, picture, **rest):
+            return client.predict(image=picture and handle_file(str(picture)), api_name=endpoint, **rest)
+
+        call.client = client
+        return call
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def call(connect):
+    return connect()
+
+
+@pytest.fixture(scope="session")
+def bundled():
+    return {variant: mnv3.load(f"cifar10-{variant.lower()}") for variant in BLOCKS}
+
+
+def probabilities(checkpoint, picture):
+    """Label -> probability, by the package alone."""
+    logits, _ = engine.logits(checkpoint, checkpoint.preprocess(picture)[None])
+    return dict(zip(checkpoint.labels, softmax(logits[0]), strict=True))
+
+
+def top(checkpoint, picture):
+    """The likeliest class, by the package alone."""
+    expected = probabilities(checkpoint, picture)
+    return max(expected, key=expected.get)
+
+
+def confidences(answer):
+    """/predict's answer -> label -> probability, in its order."""
+    assert set(answer) == {"label", "confidences"}
+    said = {guess["label"]: guess["confidence"] for guess in answer["confidences"]}
+    assert answer["label"] == next(iter(said)) and len(said) == len(answer["confidences"])
+    return said
+
+
+def one_sentence(text):
+    """text, if a visitor may see it: a sentence of our own, without a path, a class of ours, or a trace."""
+    assert isinstance(text, str) and 10 < len(text) < 400 and "\n" not in text, text
+    for word in ("/tmp", "/home", "/root", str(ROOT), "site-packages", "Traceback", ".py", "<class", "show_error"):
+        assert word not in text, text
+    return text
+
+
+def refused(call, endpoint, picture, **rest):
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError) as caught:
+        call(endpoint, picture, **rest)
+    return one_sentence(str(caught.value))
+
+
+# Predictions ----------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_alone_is_enough(call, bundled):
+    said = confidences(call("/predict", FROG))
+    expected = probabilities(bundled["Large"], FROG)
+    assert len(said) == 5 and sum(said.values()) <= 1 + 1e-9
+    assert list(said.values()) == sorted(said.values(), reverse=True)
+    assert list(said.values()) == pytest.approx(sorted(expected.values(), reverse=True)[:5], abs=1e-5)
+    assert said == pytest.approx({label: expected[label] for label in said}, abs=1e-5)
+
+
+@pytest.mark.parametrize("picture, kind", [(FROG, "frog"), (TRUCK, "truck")])
+def test_small_names_pictures_as_the_package_does(call, bundled, picture, kind):
+    answer = call("/predict", picture, **SMALL)
+    expected = probabilities(bundled["Small"], picture)
+    assert answer["label"] == top(bundled["Small"], picture) == kind
+    assert confidences(answer) == pytest.approx({label: expected[label] for label in confidences(answer)}, abs=1e-5)
+
+
+def test_large_and_small_are_two_networks(call):
+    large, small = (confidences(call("/predict", FROG, model=model, top_k=10)) for model in BLOCKS)
+    assert max(abs(large[label] - small[label]) for label in large) > 1e-3
+
+
+@pytest.mark.parametrize("top_k, count", [(1, 1), (3, 3), (10, 10), (1000, 10)])
+def test_top_k(call, top_k, count):
+    assert len(confidences(call("/predict", FROG, top_k=top_k, **SMALL))) == count
+
+
+@pytest.mark.parametrize("weights", [BUNDLED, "cifar10-small"])
+def test_weights_by_family_or_by_name(call, bundled, weights):
+    said = confidences(call("/predict", TRUCK, model="Small", weights=weights, top_k=10))
+    assert said == pytest.approx(probabilities(bundled["Small"], TRUCK), abs=1e-5)
+
+
+def test_two_visitors_get_their_own_answers(connect, bundled):
+    pictures = [FROG, TRUCK, EXAMPLES / "jumbo-jet.png", EXAMPLES / "cat.jpg"]
+    expected = {picture: probabilities(bundled["Small"], picture) for picture in pictures}
+    wrong = []
+
+    def visit(mine):
+        call = connect()
+        for turn in range(20):
+            picture = mine[turn % 2]
+            said = confidences(call("/predict", picture, top_k=10, **SMALL))
+            if said != pytest.approx(expected[picture], abs=1e-5):
+                wrong.append((picture.name, said))
+
+    threads = [threading.Thread(target=visit, args=(mine,)) for mine in (pictures[:2], pictures[2:])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    assert not any(thread.is_alive() for thread in threads) and not wrong
+
+
+# /explain and /compare ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", BLOCKS)
+def test_explain_is_consistent(call, bundled, model):
+    data = call("/explain", FROG, model=model)
+    expected = mnv3.explain(bundled[model], FROG)
+    assert [block["block"] for block in data["blocks"]] == [block.name for block in expected.blocks]
+    assert len(data["blocks"]) == BLOCKS[model] and data["checkpoint"] == bundled[model].name
+    for i, block in enumerate(data["blocks"]):
+        assert len(block["gates"]) == len(block["reference"]) == block["channels"]
+        assert block["gates"] == pytest.approx(expected.gates[i].tolist(), abs=1e-4)
+        assert np.shape(block["energy_shift"]) == (block["side"], block["side"])
+        assert abs(np.sum(block["energy_shift"])) < 1e-3
+        assert set(block["effect"]) == {"probability", "logit"}
+    index = expected.class_index(data["class"])
+    said = [*(block["effect"] for block in data["blocks"]), data["all_blocks"]]
+    for effect, own in zip(said, expected.effects(index), strict=True):
+        assert effect == pytest.approx(own._asdict(), abs=1e-4)
+    assert np.shape(data["evidence"]) == expected.features.shape[1:] and np.min(data["evidence"]) >= 0
+    five = [guess["probability"] for guess in data["top"]]
+    assert len(five) == 5 and five == sorted(five, reverse=True) and data["class"] == data["top"][0]["label"]
+    assert data["parameters"] == sum(p.numel() for p in bundled[model].model.parameters())
+    assert data["reference"]["n"] > 0
+
+
+def test_explain_another_class(call, bundled):
+    data = call("/explain", FROG, target="ship", **SMALL)
+    expected = mnv3.explain(bundled["Small"], FROG)
+    assert data["class"] == "ship" != data["top"][0]["label"]
+    assert data["all_blocks"] == pytest.approx(expected.effects(expected.class_index("ship"))[-1]._asdict(), abs=1e-4)
+
+
+def test_compare(call, bundled):
+    data = call("/compare", TRUCK)
+    assert [column["checkpoint"] for column in data["columns"]] == ["cifar10-large", "cifar10-small"]
+    tops = [column["top"][0]["label"] for column in data["columns"]]
+    assert all(label in data["agreement"] for label in tops)
+    assert data["agreement"].startswith("Both say" if tops[0] == tops[1] else "They disagree")
+    assert [len(column["blocks"]) for column in data["columns"]] == list(BLOCKS.values())
+
+
+def test_the_api_describes_itself(app):
+    status, body = app.get("/gradio_api/info")
+    assert status == 200
+    endpoints = json.loads(body)["named_endpoints"]
+    assert {"/predict", "/explain", "/compare", "/fetch"} <= set(endpoints)
+    expected = {
+        "/predict": {"image": None, "model": "Large", "weights": BUNDLED, "top_k": 5},
+        "/explain": {"image": None, "model": "Large", "weights": BUNDLED, "target": ""},
+        "/compare": {"image": None, "weights": BUNDLED},
+        "/fetch": {"model": "Large", "weights": BUNDLED},
+    }
+    for name, defaults in expected.items():
+        parameters = {p["parameter_name"]: p for p in endpoints[name]["parameters"]}
+        assert list(parameters) == list(defaults), name
+        for parameter, described in parameters.items():
+            assert described["type"] and described["python_type"]["type"]
+            assert described["parameter_has_default"] == (parameter != "image"), (name, parameter)
+            assert parameter == "image" or described["parameter_default"] == defaults[parameter], (name, parameter)
+    assert {described["parameter_name"] for e in endpoints.values() for described in e["parameters"]} == {
+        "image", "model", "weights", "top_k", "target",
+    }  # fmt: skip
+
+
+# What is refused, in words --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 1001, 2.5, 1e300, None])
+def test_a_bad_top_k(call, top_k):
+    assert "top_k" in refused(call, "/predict", FROG, top_k=top_k, **SMALL)
+
+
+@pytest.mark.parametrize("weights", ["no such weights", "cifar10-large", "", "../cifar10-small", "timm/tf_x", None])
+def test_unknown_weights(call, weights):
+    assert BUNDLED in refused(call, "/predict", FROG, model="Small", weights=weights)
+
+
+@pytest.mark.parametrize("target", ["dragon", "Frog", "x" * 10_000])
+def test_an_unknown_class(call, target):
+    assert "airplane" in refused(call, "/explain", FROG, target=target, **SMALL)
+
+
+def test_an_unknown_model(app):
+    kind, words = app.call("predict", picture_data(FROG), "Huge", BUNDLED, 5)
+    assert kind == "error" and "Large" in one_sentence(words.replace("<class 'str'>", "text"))
+
+
+def test_no_picture(call):
+    for endpoint in ("/predict", "/explain", "/compare"):
+        assert "picture" in refused(call, endpoint, None)
+
+
+def test_weights_to_fetch_are_not_fetched_unasked(app, call):
+    before = app.asked()
+    for endpoint in ("/predict", "/explain", "/compare"):
+        words = refused(call, endpoint, FROG, weights=TO_FETCH)
+        assert TO_FETCH in words and "Fetch weights" in words
+    assert app.asked() == before
+
+
+@pytest.mark.parametrize("weights", [TO_FETCH, "ImageNet · timm"])
+def test_fetching_without_a_network(app, call, bundled, weights):
+    from gradio_client.exceptions import AppError
+
+    before = len(app.asked())
+    with pytest.raises(AppError) as caught:
+        call.client.predict("Small", weights, api_name="/fetch")
+    words = one_sentence(str(caught.value))
+    assert "network" in words or "reached" in words, words
+    assert len(app.asked()) > before, "the guard saw nothing: no test here could tell what touches the network"
+    assert call("/predict", FROG, **SMALL)["label"] == top(bundled["Small"], FROG)
+
+
+def test_what_is_here_needs_no_fetching(call):
+    assert "cifar10-large" in call.client.predict("Large", BUNDLED, api_name="/fetch")
+
+
+# Files that strangers send --------------------------------------------------------------------------------------
+
+
+def saved(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def picture_data(source):
+    """A picture as the page's clipboard button sends it: bytes in a data: URI, no file."""
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    return {"url": "data:image/png;base64," + base64.b64encode(data).decode()}
+
+
+@pytest.fixture
+def ask(call, tmp_path):
+    """ask(bytes, name) -> label -> probability, all ten, by Small."""
+
+    def make(data, name="picture.png"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return confidences(call("/predict", path, top_k=10, **SMALL))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A photo of 96×64: no side like the other, so that an orientation can't go unnoticed; whole JPEG blocks."""
+    return open_picture(TRUCK).resize((96, 64))
+
+
+def test_every_orientation_of_a_camera(ask, scene):
+    exif, upright = Image.Exif(), ask(saved(scene, "JPEG", quality=100, subsampling=0), "upright.jpg")
+    turned = {3: "ROTATE_180", 6: "ROTATE_90", 8: "ROTATE_270", 2: "FLIP_LEFT_RIGHT", 5: "TRANSPOSE"}
+    for orientation, method in turned.items():
+        stored = scene.transpose(Image.Transpose[method])
+        exif[0x0112] = orientation
+        options = {"quality": 100, "subsampling": 0}
+        assert ask(saved(stored, "JPEG", exif=exif, **options), "turned.jpg") == pytest.approx(upright, abs=0.02)
+    without = ask(saved(scene.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=100, subsampling=0), "bare.jpg")
+    assert without != pytest.approx(upright, abs=0.02), "the tag must matter, or nothing here could fail"
+
+
+def test_what_hides_beneath_transparency(ask):
+    cut_out = Image.open(FROG).convert("RGBA")
+    answers = []
+    for colour in ((0, 0, 0), (255, 0, 255)):
+        pixels = np.array(cut_out)
+        pixels[pixels[..., 3] == 0, :3] = colour
+        answers.append(ask(saved(Image.fromarray(pixels), "PNG")))
+    assert answers[0] == answers[1] == ask(saved(open_picture(FROG), "PNG"))
+
+
+def test_an_animation_is_its_first_frame(ask, scene):
+    frame, other = scene.quantize(64), Image.new("P", scene.size, 1)
+    assert ask(saved(frame, "GIF", save_all=True, append_images=[other]), "a.gif") == pytest.approx(
+        ask(saved(frame, "PNG")), abs=1e-5
+    )
+
+
+def test_sixteen_bits(ask, scene):
+    grey = np.array(scene.convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    assert ask(saved(deep, "PNG")) == pytest.approx(ask(saved(Image.fromarray(grey), "PNG")), abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2000), (3000, 2)])
+def test_thin_and_tiny_pictures(ask, size):
+    assert sum(ask(saved(Image.new("RGB", size, "red"), "PNG")).values()) == pytest.approx(1)
+
+
+def huge_header():
+    """A PNG that says 20,000×20,000 and holds next to nothing."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunks = [head, b"IDAT" + zlib.compress(b"\0" * 60_001)]
+    body = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+NO_PICTURES = {
+    "text.jpg": (b"hello, I am no picture\n", "can't be read"),
+    "cut.jpg": ((EXAMPLES / "cat.jpg").read_bytes()[:9000], "incomplete"),
+    "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><rect width='9' height='9'/></svg>", "SVG"),
+    "empty.png": (b"", "empty"),
+    "huge.png": (huge_header(), "too large"),
+    "page.png": (b"<!doctype html><script>alert(1)</script>", "HTML"),
+    "no ending": (b"\0" * 4096, "can't be read"),
+}
+
+
+@pytest.mark.parametrize("name", NO_PICTURES)
+def test_what_is_no_picture_gets_a_sentence(call, bundled, tmp_path, name):
+    data, word = NO_PICTURES[name]
+    (tmp_path / name).write_bytes(data)
+    for endpoint in ("/predict", "/compare"):
+        assert word in refused(call, endpoint, tmp_path / name)
+    assert call("/predict", FROG, **SMALL)["label"] == top(bundled["Small"], FROG)
+
+
+def test_pictures_without_a_file(app, bundled):
+    kind, answer = app.call("predict", picture_data(FROG), "Small", BUNDLED, 1)
+    assert kind == "complete" and answer[0]["label"] == top(bundled["Small"], FROG)
+    for data in ("data:image/png;base64,AAAA", "data:image/png;base64,é", "data:,%%%"):
+        kind, words = app.call("predict", {"url": data}, "Small", BUNDLED, 1)
+        assert kind == "error" and one_sentence(words)
+
+
+# What must not be read, fetched or served -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "meta", [META, {}, {"url": "data:,x"}, {"url": "http://127.0.0.1:9/x"}, {**META, "is_stream": True}]
+)
+@pytest.mark.parametrize("path", [EXAMPLES / "frog.png", "/etc/passwd", ROOT / "app.py", "../examples/frog.png"])
+def test_files_of_the_host_are_no_pictures(app, path, meta):
+    kind, there = app.call("predict", {"path": str(path), **meta}, "Small", BUNDLED, 5)
+    assert kind == "error", "a file that nobody uploaded was read"
+    _, missing = app.call("predict", {"path": f"{path}.missing", **meta}, "Small", BUNDLED, 5)
+    assert there == missing, "the answer tells which files there are"
+
+
+def test_a_bare_path_is_no_picture(app):
+    for picture in (str(FROG), ["/etc/passwd"], 3):
+        assert app.call("predict", picture, "Small", BUNDLED, 5)[0] == "error"
+
+
+@pytest.fixture
+def counter():
+    """A web server on this machine that offers a picture and counts who comes."""
+    visits = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            visits.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(FROG.read_bytes())
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", visits
+        server.shutdown()
+        thread.join()
+
+
+def addressed(url):
+    """The ways to send an address for a picture."""
+    return [{"path": url, **META}, {"path": url}, {"path": None, "url": url}, {"path": "x.png", "url": url, **META}]
+
+
+def test_nobody_can_send_the_app_to_another_server_of_the_host(app, counter):
+    url, visits = counter
+    for address in (url, url.replace("127.0.0.1", "localhost")):
+        for picture in addressed(address + "/frog.png"):
+            assert app.call("predict", picture, "Small", BUNDLED, 5)[0] == "error"
+    assert not visits
+
+
+def test_nobody_can_send_the_app_anywhere_else(app):
+    before = app.asked()
+    for picture in addressed("http://pictures.example/frog.png"):
+        assert app.call("predict", picture, "Small", BUNDLED, 5)[0] == "error"
+    assert app.asked() == before
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "app.py", "../app.py", "../../../../etc/passwd", "%2e%2e/app.py", ROOT / "app.py", FROG,
+     EXAMPLES / ".." / "app.py", ROOT / "mnv3/weights/cifar10-small/config.json", "file:///etc/passwd"],
+)  # fmt: skip
+def test_files_of_the_host_are_not_served(app, path):
+    for before in ("/gradio_api/file=", "/file=", "/static/../", "/assets/../../"):
+        assert app.get(f"{before}{path}")[0] in (403, 404)
+
+
+# Starting -------------------------------------------------------------------------------------------------------
+
+
+def test_starting_touches_no_network(app):
+    """With nothing in the environment that would forbid it; that the guard works, the tests of /fetch show."""
+    assert app.asked_at_start == []
+
+
+def test_the_command_of_the_readme(tmp_path, bundled):
+    from app_server import App
+
+    server = App(tmp_path, ROOT, guarded=False)
+    try:
+        status, body = server.get("/")
+        assert status == 200 and "MobileNetV3" in body
+        kind, answer = server.call("predict", picture_data(TRUCK), "Small", BUNDLED, 1)
+        assert kind == "complete" and answer[0]["label"] == top(bundled["Small"], TRUCK)
+    finally:
+        status = server.stop()
+    assert status == 0, "Ctrl-C must end it"
+    assert "Traceback" not in server.log.read_text()
+
+
+async def built():
+    """build_demo() -> the examples on the page. Asynchronous, since Gradio leaves event loops open outside of one."""
+    import gradio as gr
+
+    import app as module
+
+    blocks = module.build_demo().blocks.values()
+    return [sample for block in blocks if isinstance(block, gr.Dataset) for sample in block.samples]
+
+
+@pytest.fixture
+def damaged_examples(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "EXAMPLES", tmp_path)
+    (tmp_path / "cat.jpg").write_bytes((EXAMPLES / "cat.jpg").read_bytes())
+    (tmp_path / "frog.png").write_bytes(FROG.read_bytes())
+    (tmp_path / "damaged.jpg").write_bytes((EXAMPLES / "cat.jpg").read_bytes()[:9000])
+
+
+def test_a_damaged_example_does_not_prevent_the_start(damaged_examples):
+    assert len(asyncio.run(built())) == 3
+
+
+def test_a_damaged_example_spoils_no_visitors_picture(damaged_examples, small_checkpoint):
+    without_statistics = replace(small_checkpoint(), gates=None)
+    assert mnv3.explain(without_statistics, TRUCK).reference.count == 2
+
+
+def test_no_examples_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "EXAMPLES", tmp_path / "nothing")
+    assert asyncio.run(built()) == []
+
+
+# Which weights speak --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """listed(state of ImageNet Large, of Small): the app's module with such a catalogue."""
+    import app as module
+
+    def make(large, small):
+        entries = [
+            Entry("a/large", "ImageNet · a", "large", "", large, 22),
+            Entry("a/small", "ImageNet · a", "small", "", small, 10),
+            Entry("a/large-only", "ImageNet · b", "large", "", large, 22),
+            Entry("mine-large", "bundled", "large", "", "here", 8),
+            Entry("mine-small", "bundled", "small", "", "here", 3),
+            Entry("broken", "broken · bundled", "", "", "failed", 0, "no config"),
+        ]
+        monkeypatch.setattr(module, "catalogue", lambda: entries)
+        return module
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "large, small, family",
+    [("here", "here", "ImageNet · a"), ("here", "download", "bundled"), ("download", "here", "bundled"),
+     ("download", "download", "bundled"), ("failed", "failed", "bundled")],
+)  # fmt: skip
+def test_imagenet_speaks_where_both_sizes_are_here(listed, large, small, family):
+    assert listed(large, small).default_family() == family
+
+
+def test_the_weights_list_follows_the_model(listed):
+    module = listed("download", "download")
+    assert module.families("Large") == ["ImageNet · a", "ImageNet · b", "bundled"]
+    assert module.families("Small") == ["ImageNet · a", "bundled"]
+
+
+def test_chosen_by_family_or_name(listed):
+    module = listed("download", "download")
+    assert module.chosen("Large", "bundled").name == module.chosen("Large", "mine-large").name == "mine-large"
+    assert module.chosen("Small", "ImageNet · a").name == "a/small"
+    for model, weights in (("Small", "ImageNet · b"), ("Small", "mine-large"), ("small", "bundled"), (None, None)):
+        with pytest.raises(InputError) as caught:
+            module.chosen(model, weights)
+        one_sentence(str(caught.value))
+
+
+def test_large_only_weights_and_then_small(listed):
+    """The list still shows the old choice when the model changes: no reason for an error."""
+    module = listed("download", "download")
+    assert module.weights_list("Small", "ImageNet · b").value == "bundled"
+    assert module.weights_list("Small", "ImageNet · a").value == "ImageNet · a"
+
+
+def test_the_fetch_button_is_there_while_a_size_is_missing(listed):
+    module = listed("here", "download")
+    assert module.fetch_button("ImageNet · a").visible is True
+    assert module.fetch_button("bundled").visible is False
+    assert [entry.name for entry in module.missing("ImageNet · a")] == ["a/small"]
+
+
+def test_a_slow_download_keeps_nobody_waiting(monkeypatch, small_checkpoint):
+    """One visitor fetches weights over a slow line; another's, which are here, load all the same."""
+    started, arrived, got = threading.Event(), threading.Event(), []
+
+    def load(name, progress=None):
+        if name == "far away":
+            started.set()
+            assert arrived.wait(60)
+        return small_checkpoint(name)
+
+    monkeypatch.setattr(engine, "load", load)
+    monkeypatch.setattr(engine, "_loaded", type(engine._loaded)())
+    fetching = threading.Thread(target=engine.checkpoint, args=("far away",))
+    other = threading.Thread(target=lambda: got.append(engine.checkpoint("here")))
+    fetching.start()
+    assert started.wait(60)
+    other.start()
+    other.join(5)
+    arrived.set()
+    waited = not got
+    fetching.join(60)
+    other.join(60)
+    assert not waited and got[0].name == "here"

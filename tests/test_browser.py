@@ -1,0 +1,413 @@
+"""The app as visitors meet it: headless Chromium uploads, clicks, pastes and reads the answer from the page."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mnv3
+
+pytest_plugins = ["app_server"]
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+FROG, TRUCK = EXAMPLES / "frog.png", EXAMPLES / "fire-engine.png"
+BLOCKS = {"Large": 8, "Small": 9}
+PATIENCE = 60_000  # milliseconds; a second on a quiet machine
+SWITCHES = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    path = shutil.which("chromium")
+    if not path:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs Debian's chromium: apt install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, app_url):
+    """visit(query="", **context) -> the app in a browser of its own, 1280×800.
+
+    Afterwards none of the pages may have had an error in its console or asked anyone but the app for anything.
+    """
+    contexts, wrong = [], []
+
+    def console(message):
+        if message.type == "error":
+            wrong.append(f"console: {message.text} {message.location}")
+
+    def request(asked):
+        if not asked.url.startswith((app_url, "data:", "blob:")):
+            wrong.append(f"request: {asked.url[:200]}")
+
+    def make(query="", **context):
+        contexts.append(chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **context}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("console", console)
+        page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+        page.on("request", request)
+        page.goto(app_url + "/" + query)
+        page.locator("#notes .hint").wait_for()
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+@pytest.fixture
+def page(visit):
+    return visit()
+
+
+@pytest.fixture(scope="session")
+def explained():
+    """explained(model, picture) -> the package's own Explanation, computed once."""
+    known = {}
+
+    def make(model, picture):
+        if (model, picture) not in known:
+            known[model, picture] = mnv3.explain(mnv3.load(f"cifar10-{model.lower()}"), picture)
+        return known[model, picture]
+
+    return make
+
+
+def upload(page, picture):
+    page.locator("#picture input[type=file]").set_input_files(picture)
+
+
+def example(page, picture):
+    page.locator(f"#examples img[src$='/{picture.name}']").click()
+
+
+def choose_weights(page, weights):
+    page.locator("#weights input").click()
+    page.get_by_role("option", name=weights, exact=True).click()
+
+
+def on_page(page):
+    """The predictions as the page shows them: [(label, probability), ...]."""
+    meters = page.locator("#predictions meter").all()
+    return [(meter.get_attribute("aria-label"), float(meter.get_attribute("value"))) for meter in meters]
+
+
+def wait_for(page, expected, patience=PATIENCE):
+    """Until the page shows this explanation's five likeliest classes, in order and number -> the likeliest."""
+    top = [[guess.label, guess.probability] for guess in expected.top()]
+    page.wait_for_function(
+        """([top, name]) => {
+            const meters = [...document.querySelectorAll('#predictions meter')]
+            return document.querySelector('#notes')?.innerText.includes(name) && meters.length == top.length
+                && meters.every((m, i) => Math.abs(m.getAttribute('value') - top[i][1]) < 1e-4)
+        }""",
+        arg=[top, expected.checkpoint.name],
+        timeout=patience,
+    )
+    said, best = on_page(page)[0], expected.top(1)[0]
+    alike = {guess.label for guess in expected.top() if best.probability - guess.probability < 1e-4}
+    assert said[0] in alike  # one class, unless the network hasn't learned anything
+    return said[0]
+
+
+def header(page):
+    return page.locator("#panel thead th.effect").inner_text()
+
+
+def not_blank(path):
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    return len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500
+
+
+# Look -----------------------------------------------------------------------------------------------------------
+
+
+def test_upload_and_read_the_answer(page, explained, tmp_path):
+    upload(page, FROG)
+    expected = explained("Large", FROG)
+    label = wait_for(page, expected)
+    names = [row.locator("th").inner_text().split()[0] for row in page.locator("#panel tbody tr").all()]
+    assert sorted(names) == sorted([block.name for block in expected.blocks] + ["all"]) and len(names) == 9
+    assert f"‘{label}’" in header(page)
+    for image, words in zip(page.locator("#pictures img").all(), ("as the network got it", label), strict=True):
+        assert words in image.get_attribute("alt")
+        assert image.evaluate("image => image.complete && image.naturalWidth > 0")
+    facts = page.locator("#notes").inner_text()
+    assert "cifar10-large" in facts and "10 kinds of things" in facts and "32×32" in facts
+    for image in page.locator("#panel img").all():
+        assert image.get_attribute("alt") is not None
+    page.screenshot(path=tmp_path / "large.png")
+    assert not_blank(tmp_path / "large.png")
+
+
+def test_small_reads_the_frog(page, explained):
+    upload(page, FROG)
+    wait_for(page, explained("Large", FROG))
+    page.get_by_label("Small").check()
+    expected = explained("Small", FROG)
+    assert wait_for(page, expected) == expected.top(1)[0].label
+    assert page.locator("#panel tbody tr").count() == BLOCKS["Small"] + 1
+
+
+def test_an_example_is_one_click(page, explained):
+    example(page, TRUCK)
+    wait_for(page, explained("Large", TRUCK))
+
+
+def test_ask_about_another_class(page, explained):
+    page.get_by_label("Small").check()
+    example(page, TRUCK)
+    expected = explained("Small", TRUCK)
+    wait_for(page, expected)
+    third = expected.top()[2]
+    page.locator("#predictions button").nth(2).click()
+    page.locator("#panel thead th.effect", has_text=f"‘{third.label}’").wait_for()
+    page.locator(f"#pictures img[alt*='{third.label}']").wait_for()
+    effect = expected.effects(third.index)[-1].probability
+    shown = page.locator("#panel tbody tr", has_text="every block").inner_text().replace("−", "-")
+    assert float(re.search(r"Δp\s+([-+]?[\d.]+)", shown)[1]) == pytest.approx(effect, abs=6e-4)
+    example(page, FROG)  # a new picture is asked about its own likeliest class
+    label = wait_for(page, explained("Small", FROG))
+    page.locator("#panel thead th.effect", has_text=f"‘{label}’").wait_for()
+
+
+def test_removing_the_picture_brings_the_hint_back(page, explained):
+    upload(page, FROG)
+    wait_for(page, explained("Large", FROG))
+    page.get_by_label("Remove Image").click()
+    page.locator("#notes .hint").wait_for()
+    assert on_page(page) == [] and page.locator("#panel table").count() == 0
+    upload(page, TRUCK)
+    wait_for(page, explained("Large", TRUCK))
+
+
+def test_paste_a_picture(visit, explained):
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        """bytes => navigator.clipboard.write(
+            [new ClipboardItem({'image/png': new Blob([new Uint8Array(bytes)], {type: 'image/png'})})])""",
+        list(FROG.read_bytes()),
+    )
+    page.get_by_label("Paste from clipboard").click()
+    page.locator("#panel table").wait_for()
+    assert on_page(page) and page.locator("#panel tbody tr").count() == BLOCKS["Large"] + 1
+
+
+def test_a_file_that_is_no_picture(page, explained, tmp_path):
+    (tmp_path / "notes.jpg").write_text("hello, I am no picture")
+    upload(page, tmp_path / "notes.jpg")
+    alert = page.locator("#notes [role=alert]")
+    alert.wait_for()
+    assert "can't be read" in alert.inner_text() and "/" not in alert.inner_text()
+    assert on_page(page) == []
+    page.get_by_label("Remove Image").click()
+    page.locator("#notes .hint").wait_for()
+    upload(page, FROG)
+    wait_for(page, explained("Large", FROG))
+
+
+def test_weights_that_need_fetching(page, explained):
+    example(page, FROG)
+    wait_for(page, explained("Large", FROG))
+    choose_weights(page, "ImageNet · torchvision")
+    alert = page.locator("#notes [role=alert]")
+    alert.filter(has_text="Fetch weights").wait_for()
+    assert on_page(page) == []
+    fetch = page.locator("#fetch")
+    fetch.wait_for()
+    assert "MB" in fetch.inner_text()
+    fetch.click()
+    alert.filter(has_text="could not be fetched").wait_for()
+    assert fetch.is_enabled()
+    choose_weights(page, "CIFAR-10 · bundled")
+    wait_for(page, explained("Large", FROG))
+    fetch.wait_for(state="hidden")
+
+
+def test_weights_that_only_large_has(page, explained):
+    """Small takes over with weights that it has, and without an error."""
+    example(page, FROG)
+    wait_for(page, explained("Large", FROG))
+    choose_weights(page, "ImageNet · torchvision V1")
+    page.locator("#notes [role=alert]").filter(has_text="Fetch weights").wait_for()
+    page.get_by_label("Small").check()
+    wait_for(page, explained("Small", FROG))
+    assert page.locator("#weights input").input_value() == "CIFAR-10 · bundled"
+
+
+# Compare --------------------------------------------------------------------------------------------------------
+
+
+def agreed(page, explanations):
+    labels = [explanation.top(1)[0].label for explanation in explanations]
+    sentence = page.locator("#comparison .hint", has_text="Both say" if len(set(labels)) == 1 else "They disagree")
+    sentence.filter(has_text=labels[1]).wait_for()
+    return sentence.inner_text()
+
+
+def test_compare_large_and_small(page, explained):
+    example(page, FROG)
+    wait_for(page, explained("Large", FROG))
+    page.get_by_role("tab", name="Compare").click()
+    both = [explained(model, FROG) for model in BLOCKS]
+    agreed(page, both)
+    heads = page.locator("#comparison thead th").all_inner_texts()
+    assert [name for name in ("cifar10-large", "cifar10-small") if any(name in head for head in heads)] == [
+        "cifar10-large", "cifar10-small",
+    ]  # fmt: skip
+    cells = page.locator("#comparison tbody tr").first.locator("td")
+    assert cells.count() == 2
+    for cell, explanation in zip(cells.all(), both, strict=True):
+        assert all(guess.label in cell.inner_text() for guess in explanation.top(1))
+    example(page, TRUCK)  # the open tab follows the picture, and the other one when it is opened
+    agreed(page, [explained(model, TRUCK) for model in BLOCKS])
+    page.get_by_role("tab", name="Look").click()
+    wait_for(page, explained("Large", TRUCK))
+
+
+def test_a_failed_download_is_told_in_the_open_tab(page, explained):
+    example(page, FROG)
+    wait_for(page, explained("Large", FROG))
+    page.get_by_role("tab", name="Compare").click()
+    agreed(page, [explained(model, FROG) for model in BLOCKS])
+    choose_weights(page, "ImageNet · torchvision")
+    alert = page.locator("#comparison [role=alert]")
+    alert.filter(has_text="Fetch weights").wait_for()
+    page.locator("#fetch").click()
+    alert.filter(has_text="could not be fetched").wait_for(timeout=20_000)
+    choose_weights(page, "CIFAR-10 · bundled")
+    agreed(page, [explained(model, FROG) for model in BLOCKS])
+
+
+# Impatient, elsewhere, otherwise --------------------------------------------------------------------------------
+
+
+def test_two_visitors_at_once(visit, explained):
+    pages, pictures = [visit(), visit()], [FROG, TRUCK]
+    for visitor in pages:
+        visitor.get_by_label("Small").check()
+    for _ in range(3):
+        for visitor, picture in zip(pages, pictures, strict=True):
+            example(visitor, picture)
+        for visitor, picture in zip(pages, pictures, strict=True):
+            wait_for(visitor, explained("Small", picture))
+        pictures.reverse()
+
+
+def test_the_last_click_counts(page, explained, tmp_path):
+    """A slow answer to an old question must not cover the quick answer to a newer one."""
+    slow = np.zeros((6300, 6300, 3), np.uint8)  # as large as pictures may be
+    slow[:, ::2] = 40, 90, 200
+    Image.fromarray(slow).save(tmp_path / "slow.png", compress_level=1)
+    page.get_by_label("Small").check()
+    upload(page, tmp_path / "slow.png")
+    wait_for(page, explained("Small", tmp_path / "slow.png"))
+    page.locator("#explain").click()
+    example(page, FROG)
+    page.wait_for_timeout(4000)  # by then what is late has arrived, but on a very slow machine
+    wait_for(page, explained("Small", FROG), 20_000)
+
+
+def test_hasty_clicks(page, explained):
+    names = sorted(EXAMPLES.glob("*.jpg"))
+    for picture in (*names, TRUCK, FROG):
+        example(page, picture)
+    page.get_by_label("Small").check()
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("tab", name="Look").click()
+    page.get_by_label("Large").check()
+    page.get_by_label("Small").check()
+    wait_for(page, explained("Small", FROG))
+    page.wait_for_timeout(1500)
+    wait_for(page, explained("Small", FROG))
+    assert f"‘{explained('Small', FROG).top(1)[0].label}’" in header(page)
+
+
+def overflow(page):
+    return page.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+
+def test_a_phone(visit, explained, tmp_path):
+    page = visit(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    assert overflow(page) <= 0
+    upload(page, FROG)
+    wait_for(page, explained("Large", FROG))
+    assert overflow(page) <= 0
+    page.screenshot(path=tmp_path / "phone.png", full_page=True)
+    assert not_blank(tmp_path / "phone.png")
+    page.get_by_role("tab", name="Compare").click()
+    agreed(page, [explained(model, FROG) for model in BLOCKS])
+    assert overflow(page) <= 0
+    cells = page.locator("#comparison tbody tr").first.locator("td")
+    right = [cell.evaluate("cell => cell.getBoundingClientRect().right") for cell in cells.all()]
+    assert max(right) <= 390, "both columns must be seen without scrolling sideways"
+
+
+def test_the_keyboard_is_enough(page, explained):
+    example(page, FROG)
+    label = wait_for(page, explained("Large", FROG))
+    third = page.locator("#predictions button").nth(2)
+    name = third.locator("meter").get_attribute("aria-label")
+    third.focus()
+    page.keyboard.press("Enter")
+    page.locator("#panel thead th.effect", has_text=f"‘{name}’").wait_for()
+    page.locator("#picture button").first.focus()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "explain":
+            break
+    else:
+        pytest.fail("Tab never reaches Explain")
+    page.keyboard.press("Enter")  # asks about the likeliest class again
+    page.locator("#panel thead th.effect", has_text=f"‘{label}’").wait_for()
+
+
+CONTRAST = """selector => [...document.querySelectorAll(selector)].filter(e => e.offsetParent).map(element => {
+    const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true})
+    const rgba = colour => {
+        canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1)
+        const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data
+        return [r, g, b, a / 255]
+    }
+    const over = (top, below, alpha) => [0, 1, 2].map(i => top[i] * alpha + below[i] * (1 - alpha))
+    const chain = []
+    for (let e = element; e; e = e.parentElement) chain.unshift(e)
+    let ground = [255, 255, 255], opacity = 1
+    for (const e of chain) {
+        const style = getComputedStyle(e), colour = rgba(style.backgroundColor)
+        opacity *= style.opacity
+        ground = over(colour, ground, colour[3] * opacity)
+    }
+    const ink = rgba(getComputedStyle(element).color)
+    const light = colour => colour.map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0)
+    const [low, high] = [light(over(ink, ground, ink[3] * opacity)), light(ground)].sort((a, b) => a - b)
+    return [element.innerText, (high + 0.05) / (low + 0.05)]
+})"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_small_print_can_be_read(visit, explained, theme):
+    page = visit(f"?__theme={theme}")
+    example(page, FROG)
+    wait_for(page, explained("Large", FROG))
+    page.wait_for_timeout(500)  # Gradio fades things in
+    small = page.evaluate(CONTRAST, ".mnv3 small, .mnv3 p, .mnv3 th, .mnv3 td span")
+    assert len(small) > 20
+    assert [(text, round(ratio, 2)) for text, ratio in small if ratio < 4.5] == []
+    explaining = page.evaluate(CONTRAST, "#model [class*=info], #weights [class*=info]")
+    assert explaining and [(text, round(ratio, 2)) for text, ratio in explaining if ratio < 4.5] == []

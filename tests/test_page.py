@@ -1,0 +1,398 @@
+"""The page says what the explanation holds, in HTML that is whole, escaped and fetches nothing."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mnv3
+from mnv3 import explain, page
+from mnv3.checkpoints import Checkpoint, GateStatistics
+from mnv3.engine import example_pictures
+from mnv3.images import Preprocessing
+from mnv3.render import gate_strip
+from mnv3.tables import Spec, gated_blocks
+
+EVIL = "<script>alert('x')</script> \"quoted\" & <img src=x onerror=alert(1)>"
+ALLOWED = {
+    "div", "p", "b", "i", "small", "span", "table", "thead", "tbody", "tr", "th", "td", "img", "figure", "figcaption",
+}  # fmt: skip
+VOID = {"img", "br"}
+ATTRIBUTES = {"class", "style", "src", "alt", "title", "tabindex", "scope", "colspan", "role"}
+
+
+class Page(HTMLParser):
+    """HTML taken apart: elements (tag, attributes), text; fails on a tag that isn't closed where it should be."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.html, self.open, self.elements, self.texts, self.rows = html, [], [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        assert len(dict(attributes)) == len(attributes), f"an attribute comes twice in <{tag}>"
+        self.elements.append((tag, dict(attributes)))
+        if tag == "tr":
+            self.rows.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        raise AssertionError(f"<{tag}/> is not HTML")
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if "tr" in self.open:
+            self.rows[-1] += data
+
+    @property
+    def text(self):
+        return "".join(self.texts)
+
+    @property
+    def images(self):
+        return [attributes for tag, attributes in self.elements if tag == "img"]
+
+
+def opened(image):
+    """The pixels of an <img>."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))))
+
+
+@pytest.fixture(scope="module")
+def explanation(small_checkpoint):
+    return explain(small_checkpoint(), example_pictures()[0])
+
+
+@pytest.fixture(scope="module")
+def network(recalibrated, structured):
+    """network(spec, name) -> an explanation by a recalibrated random network of the spec, for 32 pixels."""
+
+    def make(spec, name="network"):
+        torch.manual_seed(0)
+        model = recalibrated(mnv3.MobileNetV3(spec=spec), structured(32, 32))
+        halves = tuple(np.full((1, block.channels), 0.5, np.float32) for block in gated_blocks(spec))
+        statistics = GateStatistics(np.array([9]), halves, halves, "made-up gates") if halves else None
+        preprocessing = Preprocessing(36, 32, "bilinear", (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
+        labels = tuple(f"kind {k}" for k in range(spec.num_classes))
+        return explain(Checkpoint(name, model, labels, preprocessing, "scenes", statistics), example_pictures()[0])
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def large(network):
+    return network(Spec.of("large", 0.35, 10, 2), "other")
+
+
+@pytest.fixture(scope="module")
+def without_se(network):
+    spec = Spec.of("small", 0.35, 10, 2)
+    return network(replace(spec, rows=tuple(row._replace(se=False) for row in spec.rows)), "plain")
+
+
+@pytest.fixture(scope="module")
+def evil(small_checkpoint):
+    """An explanation by a checkpoint from a stranger, who put markup wherever a text may stand."""
+    checkpoint = small_checkpoint(EVIL)
+    checkpoint = replace(
+        checkpoint, labels=tuple(f"{EVIL} {k}" for k in range(10)), data=EVIL,
+        gates=replace(checkpoint.gates, source=EVIL),
+        metrics={"test": {"n": EVIL, "top1": EVIL}, "published": {"n": 5, "top1": EVIL}},
+    )  # fmt: skip
+    return explain(checkpoint, example_pictures()[0])
+
+
+def saying(explanation, name, label, probability):
+    """The explanation as if checkpoint `name` gave `label` this probability, and kind 9 the rest."""
+    held = explanation.held.copy()
+    held[0] = -1e9
+    held[0, 0], held[0, 9] = np.log(probability), np.log(1 - probability)
+    checkpoint = replace(explanation.checkpoint, name=name, labels=(label, *explanation.checkpoint.labels[1:]))
+    return replace(explanation, checkpoint=checkpoint, held=held)
+
+
+PARTS = {
+    "panel": lambda e: page.panel(e, 3),
+    "comparison": lambda e: page.comparison([e, e]),
+    "facts": page.facts,
+    "pictures": lambda e: page.pictures(e, 3),
+    "evidence": lambda e: f"<figure>{page.evidence(e, 3)}</figure>",
+    "problem": lambda e: page.problem(e.checkpoint.labels[3]),
+    "hint": lambda e: page.hint(e.checkpoint.labels[3]),
+}
+parts = pytest.mark.parametrize("part", PARTS)
+
+
+# ---- whole, safe, self-contained ----------------------------------------------------------------------------------
+
+
+@parts
+def test_every_part_is_whole_html_that_fetches_nothing(part, explanation):
+    shown = Page(PARTS[part](explanation))
+    assert {tag for tag, _ in shown.elements} <= ALLOWED
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|javascript:", re.sub(r'src="data:[^"]*"', "", shown.html))
+    for image in shown.images:
+        assert image["src"].startswith("data:image/png;base64,")
+        assert opened(image).ndim == 3
+
+
+@parts
+def test_texts_from_a_stranger_are_texts(part, evil):
+    shown = Page(PARTS[part](evil))
+    assert {tag for tag, _ in shown.elements} <= ALLOWED
+    for tag, attributes in shown.elements:
+        assert attributes.keys() <= ATTRIBUTES, tag
+    assert "<script" not in shown.html and "onerror=alert(1)>" not in shown.html
+    texts = shown.text + "".join(image["alt"] for image in shown.images)
+    assert EVIL in texts  # as it was written, once a browser has read it
+
+
+def test_the_parser_of_these_tests_refuses_what_is_broken_or_unescaped():
+    for broken in ("<p><b></p></b>", "<div>", "<p>a</p></div>", '<p class="a" class="b"></p>'):
+        with pytest.raises(AssertionError):
+            Page(broken)
+    assert {tag for tag, _ in Page(f"<p>{EVIL}</p>").elements} - ALLOWED == {"script"}
+
+
+@parts
+def test_every_picture_says_what_it_shows(part, explanation):
+    images = Page(PARTS[part](explanation)).images
+    assert all("alt" in image for image in images)
+    assert all(image["alt"] or image["class"] == "scale" for image in images)  # the words 0 … 1 stand beside a scale
+    if part in ("panel", "comparison", "pictures", "evidence"):
+        assert images
+
+
+def test_the_css_fetches_nothing():
+    assert not re.search(r"url\(|@import|https?:", page.CSS)
+    assert page.CSS.count("{") == page.CSS.count("}") > 20
+
+
+def test_a_problem_is_announced(explanation):
+    ((_, _), (_, paragraph)) = Page(page.problem("No such file.")).elements
+    assert paragraph == {"class": "problem", "role": "alert"}
+
+
+# ---- the panel ----------------------------------------------------------------------------------------------------
+
+
+def signed(value, digits):
+    """A number with a real minus sign, 0 without any."""
+    rounded = round(value, digits)
+    return f"{'+' if rounded > 0 else '−' if rounded < 0 else ''}{abs(rounded):.{digits}f}"
+
+
+def test_the_panel_has_a_row_for_each_block_with_its_numbers(explanation):
+    head, *rows, everything = Page(page.panel(explanation, 3)).rows
+    effects = explanation.effects(3)
+    assert "‘kind 3’" in head and len(rows) == 9
+    assert len({signed(effect.probability, 3) for effect in effects}) > 3, "these effects hardly differ"
+    for i, (block, row) in enumerate(zip(explanation.blocks, rows, strict=True)):
+        assert row.startswith(f"{block.name}{block.side}², {block.channels}")
+        assert row.endswith(f"Δp {signed(effects[i].probability, 3)} Δlogit {signed(effects[i].logit, 2)}")
+        closed, opened_ = explanation.closed_open(i)
+        assert f"{closed} / {opened_}moved {explanation.moved(i):.2f}" in row
+    assert everything.startswith("all")
+    assert everything.endswith(f"Δp {signed(effects[-1].probability, 3)} Δlogit {signed(effects[-1].logit, 2)}")
+
+
+def test_the_panel_draws_each_blocks_gates_and_says_them(explanation):
+    strips = [image for image in Page(page.panel(explanation, 3)).images if image["class"] == "strip"]
+    assert len(strips) == 9
+    for i, (strip, reference) in enumerate(zip(strips, explanation.reference.reference(), strict=True)):
+        assert np.array_equal(opened(strip), np.asarray(gate_strip(explanation.gates[i], reference)))
+        assert strip["alt"] == strip["title"]
+        assert f"{len(explanation.gates[i])} gates of {explanation.blocks[i].name}" in strip["alt"]
+        assert f"mean {explanation.gates[i].mean():.2f}" in strip["alt"]
+
+
+def test_effects_are_bars_from_the_middle_to_one_scale(explanation):
+    bars = re.findall(r"<i class='(\w+)' style='left:([\d.]+)%;width:([\d.]+)%'>", page.panel(explanation, 3))
+    values = [effect.probability for effect in explanation.effects(3)]
+    largest = max(0.01, *map(abs, values))
+    assert len(bars) == 10 and {kind for kind, _, _ in bars} == {"gain", "loss"}
+    for value, (kind, left, width) in zip(values, bars, strict=True):
+        wide = 50 * abs(value) / largest
+        assert float(width) == pytest.approx(wide, abs=0.06)
+        assert kind == ("gain" if value >= 0 else "loss")
+        assert float(left) == pytest.approx(50 if value >= 0 else 50 - wide, abs=0.06)
+
+
+def test_small_effects_are_not_blown_up(explanation):
+    """The scale never shows less than one per cent: bars of rounding errors would look like findings."""
+    quiet = replace(explanation, held=explanation.held[:1].repeat(11, 0) + np.eye(11, 10, -1, dtype=np.float32) * 1e-4)
+    widths = re.findall(r"width:([\d.]+)%'", page.panel(quiet, 3))
+    assert len(widths) == 10 and max(map(float, widths)) < 1
+
+
+@pytest.mark.parametrize("value, text", [(-0.0004, "0.000"), (0.0004, "0.000"), (-0.0006, "−0.001"), (0.25, "+0.250")])
+def test_an_effect_that_rounds_to_nothing_has_no_sign(value, text, explanation):
+    p = np.full(11, 0.5)  # of class 3; the other nine share the rest
+    p[1] -= value
+    held = np.log(np.repeat((1 - p)[:, None] / 9, 10, 1))
+    held[:, 3] = np.log(p)
+    row = Page(page.panel(replace(explanation, held=held), 3)).rows[1]
+    assert f"Δp {text} " in row
+
+
+def test_the_reference_is_named_with_its_size(explanation, large):
+    assert "Reference gates: the mean over 100 a hundred scenes." in Page(page.panel(explanation, 3)).text
+    assert "Reference gates: the mean over 9 made-up gates." in Page(page.panel(large, 3)).text
+
+
+def test_the_panel_says_what_a_gate_is_not(explanation):
+    text = Page(page.panel(explanation, 3)).text
+    assert "it is not a heatmap" in text and "not ‘the network without SE’" in text
+
+
+def test_where_energy_moved_is_drawn_and_said(explanation):
+    maps = [image for image in Page(page.panel(explanation, 3)).images if image["class"] == "map"]
+    moving = [i for i in range(9) if np.abs(explanation.shift(i)).max() > 1e-7]
+    assert len(maps) == len(moving) > 5
+    for image, i in zip(maps, moving, strict=True):
+        share = np.abs(explanation.shift(i)).sum() / 2
+        assert image["alt"].startswith(f"{explanation.blocks[i].name} moved {share:.1%} of the activation energy")
+        assert image["tabindex"] == "0"  # enlarged by keyboard too
+
+
+def test_where_nothing_moved_it_says_so(explanation):
+    still = replace(explanation, energy=[np.zeros_like(energy) for energy in explanation.energy])
+    shown = Page(page.panel(still, 3))
+    assert shown.text.count("nothing moved") == 9
+    assert not [image for image in shown.images if image["class"] == "map"]
+
+
+def test_single_cells_are_said_in_words(network):
+    """With all five strides 32 pixels end in a single cell."""
+    tiny = network(Spec.of("small", 0.35, 10, 0))
+    single = sum(block.side == 1 for block in tiny.blocks)
+    rows = Page(page.panel(tiny, 3)).rows[1:10]
+    assert 0 < single < 9 and ["one cell: nothing can move" in row for row in rows] == [
+        block.side == 1 for block in tiny.blocks
+    ]
+    spoken_for = next(k for k in range(10) if tiny.evidence(k).any())
+    assert "The last map is a single cell: it can't say where." in page.evidence(tiny, spoken_for)
+    assert not Page(f"<figure>{page.evidence(tiny, spoken_for)}</figure>").images
+
+
+def test_sigmoid_gates_are_not_counted(network):
+    shown = network(replace(Spec.of("small", 0.35, 10, 2), gate="sigmoid"))
+    rows = Page(page.panel(shown, 3)).rows[1:10]
+    assert all(f"moved {shown.moved(i):.2f}" in row and " / " not in row for i, row in enumerate(rows))
+
+
+# ---- class evidence and facts -------------------------------------------------------------------------------------
+
+
+def test_evidence_says_for_which_class_and_where(explanation):
+    k = next(k for k in range(10) if explanation.evidence(k).any())
+    shown = Page(f"<figure>{page.evidence(explanation, k)}</figure>")
+    row, column = divmod(int(explanation.evidence(k).argmax()), 4)
+    assert f"Evidence for ‘kind {k}’" in shown.text and "4×4" in shown.text
+    (image,) = shown.images
+    assert image["alt"] == f"Evidence for kind {k}, strongest in row {row + 1}, column {column + 1} of 4 by 4"
+
+
+def test_where_no_place_speaks_for_the_class_it_says_so(explanation):
+    nothing = replace(explanation, features=np.zeros_like(explanation.features))
+    shown = Page(f"<figure>{page.evidence(nothing, 3)}</figure>")
+    assert "No place speaks for this class" in shown.text and not shown.images
+
+
+def test_the_picture_is_shown_pixel_by_pixel(explanation):
+    got = Page(page.pictures(explanation, 3)).images[0]
+    assert "32 by 32 pixels" in got["alt"]
+    assert np.array_equal(opened(got), np.asarray(explanation.picture).repeat(8, 0).repeat(8, 1))
+
+
+def test_facts_are_the_explanations(explanation):
+    text = Page(page.facts(replace(explanation, milliseconds=12.34))).text
+    assert text == (
+        f"tiny knows 10 kinds of things, 32×32 pixels · 25.0% top-1 on 100 test pictures · "
+        f"{explanation.parameters:,} parameters · {explanation.multiply_adds / 1e6:,.1f} M multiply-adds · "
+        "12.3 ms here, the network alone"
+    )
+
+
+@pytest.mark.parametrize(
+    "metrics, said",
+    [
+        ({"test": {"top1": 0.8612, "n": 10_000}}, "86.1% top-1 on 10,000 test pictures"),
+        ({"published": {"top1": 0.7526, "n": 50_000}}, "75.3% top-1 on 50,000 test pictures, as published"),
+        ({}, ""), ({"test": "x"}, ""), ({"test": {"top1": "<b>", "n": 1}}, ""), ({"test": {"top1": 0.5}}, ""),
+    ],
+)  # fmt: skip
+def test_accuracy_is_what_was_measured_or_nothing(metrics, said, explanation):
+    checkpoint = replace(explanation.checkpoint, metrics=metrics)
+    shown = Page(page.facts(replace(explanation, checkpoint=checkpoint))).text
+    assert f"{said} · " in shown if said else "top-1" not in shown
+
+
+# ---- several checkpoints ------------------------------------------------------------------------------------------
+
+
+def test_agreement_and_disagreement_are_said(explanation):
+    a, b = saying(explanation, "a", "cat", 0.98), saying(explanation, "b", "cat", 0.91)
+    c = saying(explanation, "c", "dog", 0.6)
+    assert page.agreement([a, b]) == "Both say cat (a 98%, b 91%)."
+    assert page.agreement([a, c]) == "They disagree: a says cat (98%), c says dog (60%)."
+    assert page.agreement([a, b, saying(explanation, "d", "cat", 0.7)]) == "All say cat (a 98%, b 91%, d 70%)."
+    assert page.agreement([a, b, c]) == "They disagree: a says cat (98%), b says cat (91%), c says dog (60%)."
+    assert page.agreement([a, c]) in Page(page.comparison([a, c])).text
+
+
+def test_the_comparison_has_a_column_each_with_its_own_numbers(explanation, large):
+    shown = Page(page.comparison([explanation, large]))
+    head, says, *_, totals = shown.rows
+    assert head.startswith("tiny") and "other" in head
+    for e in (explanation, large):
+        assert f"{e.parameters / 1e6:.2f} M parameters · {e.multiply_adds / 1e6:,.1f} M multiply-adds" in head
+        for guess in e.top():
+            assert f"{guess.label} {guess.probability:.1%}" in says
+        index = e.top(1)[0].index
+        assert f"Δp {signed(e.effects(index)[-1].probability, 3)} " in totals
+        for effect in e.effects(index)[:-1]:
+            assert f"Δp {signed(effect.probability, 3)}Δlogit {signed(effect.logit, 2)}" in shown.text
+    columns = [tag for tag, _ in shown.elements].count("th")
+    assert columns == 3 + len(shown.rows) - 1
+
+
+def test_blocks_are_aligned_by_the_size_of_their_maps(explanation, large):
+    rows = [row for row in Page(page.comparison([explanation, large])).rows if row.startswith("SE at ")]
+    sides = sorted({block.side for e in (explanation, large) for block in e.blocks}, reverse=True)
+    assert [row.partition("×")[0] for row in rows] == [f"SE at {side}" for side in sides]
+    for side, row in zip(sides, rows, strict=True):
+        names = [block.name for e in (explanation, large) for block in e.blocks if block.side == side]
+        assert re.findall(r"b\d+(?=Δp|one|nothing)", row) == names
+        lacking = [e for e in (explanation, large) if all(block.side != side for block in e.blocks)]
+        assert row.count("–") == len(lacking)
+    assert any("–" in row for row in rows)
+
+
+# ---- a network without SE blocks ----------------------------------------------------------------------------------
+
+
+def test_without_se_blocks_the_panel_is_a_hint_in_words(without_se):
+    shown = Page(page.panel(without_se, 3))
+    assert "no squeeze-and-excitation blocks" in shown.text and shown.images == []
+
+
+def test_without_se_blocks_the_comparison_says_so(explanation, without_se):
+    shown = Page(page.comparison([explanation, without_se]))
+    assert shown.rows[-1].endswith("no SE")
+    assert all(row.endswith("–") for row in shown.rows if row.startswith("SE at "))
+    assert Page(page.comparison([without_se, without_se])).rows[-1].endswith("no SEno SE")
+    assert "plain" in Page(page.facts(without_se)).text
