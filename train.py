@@ -29,9 +29,10 @@ import torch
 from tqdm import tqdm
 
 from mnv3.checkpoints import Checkpoint, read_checkpoint, replace_file
-from mnv3.data import Pictures, colour_statistics, hold_out, read_folder
+from mnv3.data import Pictures, colour_statistics, find_classes, hold_out, read_folder
 from mnv3.errors import InputError
 from mnv3.images import Preprocessing
+from mnv3.tables import Spec, final_side
 from mnv3.training import (
     Recipe,
     Run,
@@ -58,13 +59,23 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     try:
         recipe = Recipe(**{f.name: options[f.name] for f in fields(Recipe)})
-        return train(recipe, options["out"], torch.device(options["device"]), options["resume"], options["data_note"])
+        return train(recipe, options["out"], usable(options["device"]), options["resume"], options["data_note"])
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"train.py: {error}. The last saved state is whole: make room and go on with --resume.", file=sys.stderr)
+        return 1
     except FloatingPointError as error:
         print(f"train.py: {error} The last saved state is whole: use a lower --lr.", file=sys.stderr)
         return 1
+
+
+def usable(device: str) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):
+        raise InputError(f"`device` (={device!r:.40}) can't be used here: give cpu, or cuda with a GPU.") from None
 
 
 def train(recipe: Recipe, out: Path, device: torch.device, resume: bool, note: str = "") -> int:
@@ -72,14 +83,22 @@ def train(recipe: Recipe, out: Path, device: torch.device, resume: bool, note: s
     state = start_state(recipe, out, resume)
     print(json.dumps(asdict(recipe)))
     data = Path(recipe.data).expanduser()
+    classes = tuple(find_classes(data / "train"))
+    find_classes(data / "test", classes)  # names only: its pictures are opened when training has ended
+    spec = Spec.of(recipe.variant, recipe.width, len(classes), recipe.strides)
+    if final_side(spec, recipe.size) == 1:
+        print(f"note: {recipe.size} pixels end in a 1×1 map: a higher --strides learns more and shows where")
     everything = read_folder(data / "train", recipe.size, progress=lambda x: tqdm(x, "reading train", leave=False))
     mean, std = colour_statistics(everything)
     learned, held_out = hold_out(everything, recipe.holdout, recipe.seed)
     learned, held_out = learned.to(device), held_out.to(device)
     run = Run.new(recipe, len(everything.classes), device)
+    steps = recipe.epochs * steps_per_epoch(learned, recipe)
+    if steps * recipe.norm_momentum < 10:
+        print(f"note: {steps} steps are few for BatchNorm's --norm-momentum {recipe.norm_momentum}: use a higher one")
     if state:
         run.restore(state)
-        print(f"resumed at step {run.step} of {recipe.epochs * steps_per_epoch(learned, recipe)}")
+        print(f"resumed at step {run.step} of {steps}")
     normal = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     with Stopping() as stopping:
         finished = learn(run, learned, held_out, normal, out, stopping)
@@ -147,7 +166,10 @@ def start_state(recipe: Recipe, out: Path, resume: bool) -> dict | None:
         return None
     if not path.exists():
         raise InputError(f"{out.name}/ holds no run to resume: leave --resume away to start one.")
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception:  # torch.load raises what pickle, zipfile or the file system do
+        raise InputError(f"{out.name}/last.pt is damaged: start a new run with another --out.") from None
     if changed := changed_fields(state["recipe"], recipe):
         raise InputError(f"The run in {out.name}/ has another recipe ({'; '.join(changed)}): give the same values.")
     return state
@@ -173,19 +195,22 @@ def learn(run: Run, learned: Pictures, held_out: Pictures, normal, out: Path, st
     """Steps until the recipe's end, or until asked to stop; True at the end. Saves every SAVE_EVERY seconds."""
     steps = steps_per_epoch(learned, run.recipe)
     total, saved, batch = run.recipe.epochs * steps, time.monotonic(), run.recipe.batch_size
-    losses, rights, began = [], [], time.monotonic()
+    began = time.monotonic()
     with tqdm(total=total * batch, initial=run.step * batch, unit="img", unit_scale=True, mininterval=2) as bar:
         while run.step < total:
             loss, right = train_step(run, learned, *normal)
-            losses.append(loss)
-            rights.append(right)
+            run.losses.append(loss)
+            run.rights.append(right)
             bar.update(batch)
             if run.step % 20 == 0:
-                bar.set_postfix(epoch=run.step // steps + 1, loss=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}")
+                recent = run.losses[-20:]
+                bar.set_postfix(epoch=run.step // steps + 1, loss=f"{sum(recent) / len(recent):.3f}")
+            if stopping.asked or run.step % steps == 0 or time.monotonic() - saved > SAVE_EVERY:
+                run.check()
             if run.step % steps == 0:
                 seconds, began = time.monotonic() - began, time.monotonic()
-                run.log.append(epoch_row(run, held_out, normal, losses, rights, seconds))
-                losses, rights = [], []
+                run.log.append(epoch_row(run, held_out, normal, run.losses, run.rights, seconds))
+                run.losses, run.rights = [], []
                 bar.write(" · ".join(f"{k} {v}" for k, v in run.log[-1].items()))
                 write_log(run.log, out)
             if stopping.asked or run.step % steps == 0 or time.monotonic() - saved > SAVE_EVERY:
@@ -199,8 +224,10 @@ def learn(run: Run, learned: Pictures, held_out: Pictures, normal, out: Path, st
 def epoch_row(run: Run, held_out: Pictures, normal, losses: list[float], rights: list[float], seconds: float) -> dict:
     """One line of the log: training loss and top-1, held-out top-1 of the newest and of the averaged weights."""
     set_early(run.average.model, len(run.log) < run.recipe.early_epochs)  # as the epoch that just ended ran
-    newest = score(predict(run.model.eval(), held_out, *normal), held_out.labels)
-    average = score(predict(run.average.model, held_out, *normal), held_out.labels)
+    logits = [predict(model, held_out, *normal) for model in (run.model.eval(), run.average.model)]
+    if not all(bool(torch.isfinite(z).all()) for z in logits):
+        raise FloatingPointError(f"The answers to held-out pictures are not finite after step {run.step}.")
+    newest, average = (score(z, held_out.labels) for z in logits)
     return {
         "epoch": len(run.log) + 1, "lr": round(run.optimiser.param_groups[0]["lr"], 5),
         "train_loss": round(sum(losses) / len(losses), 4), "train_top1": round(sum(rights) / len(rights), 4),

@@ -43,14 +43,8 @@ def read_folder(folder: Path, size: int, classes: tuple[str, ...] | None = None,
     shift. Hidden folders are passed over. Unreadable files are named and skipped up to MAX_UNREADABLE.
     Raises InputError for a missing folder, an empty class, fewer than two classes or a wrong size.
     """
-    found = _classes(folder)
-    if classes is None:
-        classes = tuple(found)
-        if len(classes) < 2:
-            raise InputError(f"{folder.name}/ has {len(classes)} class folder: training needs at least two.")
-    for name in found:
-        if name not in classes:
-            raise InputError(f"{folder.name}/ has a class {name!r} that the training split lacks: remove or add it.")
+    found = find_classes(folder, classes)
+    classes = classes or tuple(found)
     files = [(path, label) for label, name in enumerate(classes) for path in found.get(name, [])]
     if len(files) * 3 * size * size > MAX_RESIDENT:
         raise InputError(f"{len(files)} pictures of {size}×{size} don't fit in {MAX_RESIDENT / 2**30:.0f} GB.")
@@ -67,20 +61,32 @@ def read_folder(folder: Path, size: int, classes: tuple[str, ...] | None = None,
         images[len(labels)] = np.asarray(picture)
         labels.append(label)
     _report(folder, unreadable, len(files))
+    for label in {classes.index(name) for name in found} - set(labels):
+        raise InputError(f"Class folder {folder.name}/{classes[label]} has no readable picture: mend or remove it.")
     images = torch.from_numpy(images[: len(labels)]).permute(0, 3, 1, 2).contiguous()
     return Pictures(images, torch.tensor(labels), classes)
 
 
-def _classes(folder: Path) -> dict[str, list[Path]]:
+def find_classes(folder: Path, classes: tuple[str, ...] | None = None) -> dict[str, list[Path]]:
+    """Class names in order, each with its picture files; opens none of them.
+
+    With `classes`, the training split's, one beside them is refused. Raises InputError as read_folder says.
+    """
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder.name}/ beside the others: data needs train/ and test/ in it.")
+        raise InputError(f"There is no folder {folder.name}/: the data folder needs train/ and test/ in it.")
     found = {}
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith((".", "__")):
-            files = sorted(p for p in child.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and p.name[0] != ".")
-            if not files:
-                raise InputError(f"Class folder {folder.name}/{child.name} has no pictures: fill or remove it.")
-            found[child.name] = files
+    for child in sorted(child for child in folder.iterdir() if child.is_dir()):
+        if child.name.startswith((".", "__")):
+            print(f"passed over {folder.name}/{child.name}, which is not a class")
+            continue
+        files = sorted(p for p in child.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and p.name[0] != ".")
+        if not files:
+            raise InputError(f"Class folder {folder.name}/{child.name} has no pictures: fill or remove it.")
+        if classes and child.name not in classes:
+            raise InputError(f"{folder.name}/ has a class {child.name!r} that the training split lacks: remove it.")
+        found[child.name] = files
+    if len(found) < 2 and not classes:
+        raise InputError(f"{folder.name}/ has {len(found)} class folder: training needs at least two.")
     return found
 
 

@@ -89,7 +89,7 @@ class Explanation:
         (h_l, w_l). All 0 on a 1×1 map and where a map is all 0. It says nothing of a class.
         """
         before, after = (share(energy) for energy in self.energy[block])
-        return after - before
+        return after - before if before.any() and after.any() else np.zeros_like(before)
 
     def evidence(self, index: int) -> np.ndarray:
         """Class evidence (h, w) ≥ 0: Grad-CAM at the last map, ReLU(Σ_c α_c A_c), in closed form.

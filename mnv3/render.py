@@ -21,7 +21,7 @@ def _scale(stops: list[str]) -> np.ndarray:
     return np.stack(channels, 1).round().astype(np.uint8)
 
 
-SEQUENTIAL = _scale(["#0b1f4b", "#31446b", "#5d6170", "#8a8174", "#bba66c", "#ffe96b"])
+SEQUENTIAL = _scale(["#00224e", "#31446b", "#666970", "#958f78", "#cbba69", "#fee838"])
 DIVERGING = _scale(["#0a4a9e", "#5b93d6", "#f4f4f2", "#f0a04b", "#b34700"])
 FULL_DIFFERENCE = 0.5  # of a gate from its reference: the ends of the diverging scale; few gates go beyond
 

@@ -145,6 +145,8 @@ class Run:
     optimiser: torch.optim.Optimizer
     step: int = 0
     log: list[dict] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # of this epoch's steps
+    rights: list[float] = field(default_factory=list)
 
     @classmethod
     def new(cls, recipe: Recipe, num_classes: int, device: torch.device) -> Run:
@@ -156,7 +158,7 @@ class Run:
         return {
             "recipe": asdict(self.recipe), "model": self.model.state_dict(), "average": self.average.model.state_dict(),
             "updates": self.average.updates, "optimiser": self.optimiser.state_dict(), "step": self.step,
-            "log": self.log,
+            "log": self.log, "losses": self.losses, "rights": self.rights,
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
@@ -165,6 +167,13 @@ class Run:
         self.average.updates = state["updates"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.log = state["step"], state["log"]
+        self.losses, self.rights = state.get("losses", []), state.get("rights", [])
+
+    def check(self) -> None:
+        """Raises FloatingPointError, naming the step, if any weight is no longer finite."""
+        tensors = [*self.model.state_dict().values(), *self.average.model.state_dict().values()]
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            raise FloatingPointError(f"The weights are no longer finite after step {self.step}.")
 
 
 def train_step(run: Run, pictures: Pictures, mean: Tensor, std: Tensor) -> tuple[float, float]:
@@ -216,7 +225,8 @@ def score(logits: Tensor, labels: Tensor) -> dict:
     sums = torch.zeros(3, 15, dtype=torch.float64)
     for row, values in zip(sums, (torch.ones_like(right), confidence, right), strict=True):
         row.index_add_(0, bins.cpu(), values.double().cpu())
-    per_class = [round(right[labels == k].mean().item(), 4) for k in range(logits.shape[1])]
+    of_class = [right[labels == k] for k in range(logits.shape[1])]
+    per_class = [round(r.mean().item(), 4) if len(r) else None for r in of_class]
     result = {"n": len(labels), "top1": round(right.mean().item(), 4)}
     if logits.shape[1] > 5:
         result["top5"] = round((logits.topk(5).indices == labels[:, None]).any(1).float().mean().item(), 4)
@@ -238,6 +248,7 @@ def gate_statistics(model: MobileNetV3, pictures: Pictures, mean: Tensor, std: T
     means, m2s = [], []
     for kept in gates:
         by_group = [values[group].double() for values in [torch.cat(kept)] for group in groups]  # each (n, C)
-        means.append(torch.stack([v.mean(0) for v in by_group]).float().numpy())
-        m2s.append(torch.stack([((v - v.mean(0)) ** 2).sum(0) for v in by_group]).float().numpy())
+        centres = [v.sum(0) / max(len(v), 1) for v in by_group]
+        means.append(torch.stack(centres).float().numpy())
+        m2s.append(torch.stack([((v - c) ** 2).sum(0) for v, c in zip(by_group, centres, strict=True)]).float().numpy())
     return GateStatistics(np.array([int(g.sum()) for g in groups]), tuple(means), tuple(m2s), source)
