@@ -29,7 +29,7 @@ from mnv3.images import open_picture
 VARIANTS = ("Large", "Small")
 MAX_UPLOAD = "50mb"
 QUEUE = 32  # visitors who may wait; more are told that the app is busy
-AT_ONCE = 2  # passes at a time: one a core
+AT_ONCE = 2  # explanations at a time; others wait in the queue
 KEEP_FILES = (3600, 3600)  # seconds between clean-ups, age of what is deleted
 START = "Upload, paste or take a picture, or click one of the examples: the answer appears here."
 
@@ -105,8 +105,8 @@ def opened(model: str, weights: str) -> mnv3.Checkpoint:
     entry = chosen(model, weights)
     if not is_here(entry.name):
         raise InputError(
-            f"The weights ‘{entry.family}’ for {model} are not on this machine yet: press ‘Fetch weights’ "
-            f"({entry.megabytes:.0f} MB), or choose others."
+            f"The weights ‘{entry.family}’ for {model} are not on this machine yet: press ‘Fetch weights’ (programs: "
+            "call /fetch), or choose others."
         )
     return engine.checkpoint(entry.name)
 
@@ -161,10 +161,17 @@ def api_models() -> list[dict]:
 @sentences
 def api_fetch(model: str, weights: str, progress=gr.Progress()) -> str:  # noqa: B008, how Gradio asks for it
     """Downloads weights that are not on this machine yet; they stay in its cache."""
-    entry = chosen(model, weights)
+    return f"{fetch(chosen(model, weights), progress).name} is here."
+
+
+def fetch(entry: Entry, progress: gr.Progress) -> mnv3.Checkpoint:
+    """Downloads, checks and opens a checkpoint, telling the bytes to `progress`."""
     progress(0, desc=f"Fetching {entry.name}")
-    report = lambda done, total: progress((done, total or None), unit="bytes")  # noqa: E731
-    return f"{engine.checkpoint(entry.name, report).name} is here."
+
+    def report(done: int, total: int) -> None:
+        progress((done, total or None), unit="bytes")
+
+    return engine.checkpoint(entry.name, report)
 
 
 # What the page shows --------------------------------------------------------------------------------------------
@@ -196,7 +203,8 @@ def weights_list(model: str, weights: str):
 
 def missing(weights: str) -> list[Entry]:
     """The sizes of a family that are not on this machine: Compare needs both, so both are fetched."""
-    return [entry for entry in catalogue() if entry.family == weights and not is_here(entry.name)]
+    family = [entry for entry in catalogue() if entry.family == weights]
+    return [entry for entry in family if entry.state != "here" and not is_here(entry.name)]
 
 
 def fetch_button(weights: str):
@@ -209,7 +217,7 @@ def fetch_here(weights: str, fetched: int, progress=gr.Progress()):  # noqa: B00
     """Fetches for the page: a failure is a sentence in both tabs, and the page stays usable."""
     try:
         for entry in missing(weights):
-            api_fetch.__wrapped__(entry.variant.title(), entry.name, progress)
+            fetch(entry, progress)
         words, fetched = page.hint(f"The weights ‘{weights}’ are here."), fetched + 1
     except InputError as error:
         words = page.problem(str(error))
@@ -314,7 +322,7 @@ document.addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
   if (!file) return;
   event.preventDefault();
-  document.querySelector("#picture button[aria-label='Clear']")?.click();
+  document.querySelector("#picture button[aria-label='Remove Image']")?.click();
   const give = (tries) => {
     const input = document.querySelector("#picture input[type=file]");
     if (!input) return tries && setTimeout(give, 50, tries - 1);

@@ -6,15 +6,16 @@
 
 DATA/train/<class>/* is learned from, less the pictures held out for every choice (epoch, averaged weights or
 newest); DATA/test/<class>/* is measured once, at the end, on the stored file. Ctrl-C or SIGTERM saves and stops;
-the same command with --resume continues the same run bit for bit, in the middle of an epoch too.
-The bundled checkpoints are the two defaults (README, 'Train'): --variant small, and
---variant large --early-epochs 10 --epochs 15.
+the same command with --resume continues the same run, in the middle of an epoch too, bit for bit on the same CPU
+with the same versions.
+The bundled checkpoints were made with --variant small, and with --variant large --early-epochs 8 --epochs 12.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import errno
 import json
 import os
 import platform
@@ -64,7 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"train.py: {error}. The last saved state is whole: make room and go on with --resume.", file=sys.stderr)
+        remedy = "make room and go on with --resume" if error.errno == errno.ENOSPC else "check --data and --out"
+        print(f"train.py: {error.strerror}: {remedy}. A state that was saved is whole.", file=sys.stderr)
         return 1
     except FloatingPointError as error:
         print(f"train.py: {error} The last saved state is whole: use a lower --lr.", file=sys.stderr)
@@ -97,6 +99,9 @@ def train(recipe: Recipe, out: Path, device: torch.device, resume: bool, note: s
     if steps * recipe.norm_momentum < 10:
         print(f"note: {steps} steps are few for BatchNorm's --norm-momentum {recipe.norm_momentum}: use a higher one")
     if state:
+        found = data_position(learned)
+        if changed := [f"{k}: {state[k]} → {v}" for k, v in found.items() if k in state and state[k] != v]:
+            raise InputError(f"The run in {out.name}/ learned from other pictures ({'; '.join(changed):.200}).")
         run.restore(state)
         print(f"resumed at step {run.step} of {steps}")
     normal = torch.tensor(mean, device=device), torch.tensor(std, device=device)
@@ -105,7 +110,7 @@ def train(recipe: Recipe, out: Path, device: torch.device, resume: bool, note: s
     if not finished:
         print(f"stopped and saved at step {run.step}: the same command with --resume goes on", file=sys.stderr)
         return 130
-    note = note or f"{data.name}, {len(everything):,} pictures of {len(everything.classes)} classes"
+    note = note or f"{data.resolve().name}, {len(everything):,} pictures of {len(everything.classes)} classes"
     checkpoint = store(run, learned, held_out, (mean, std), note, out)
     test = read_folder(data / "test", recipe.size, everything.classes, lambda x: tqdm(x, "reading test", leave=False))
     measure(checkpoint, test.to(device), out)
@@ -120,14 +125,14 @@ def store(run: Run, learned: Pictures, held_out: Pictures, normal, note: str, ou
         set_early(model, False)
     scores = {name: score(predict(m, held_out, *tensors), held_out.labels) for name, m in models.items()}
     best = max(scores, key=lambda name: scores[name]["top1"])
-    gates = gate_statistics(models[best], learned, *tensors, "training pictures")
+    gates = gate_statistics(models[best], learned, *tensors, "training pictures, without those held out")
     preprocessing = Preprocessing(run.recipe.size, run.recipe.size, "bilinear", *normal)
     minutes = sum(row["seconds"] for row in run.log) / 60
     metrics = {
         "weights": best, "held_out": scores[best], "recipe": asdict(run.recipe) | {"data": note},
         "machine": machine(learned.images.device) | {"minutes": round(minutes, 1)}, "log": run.log,
     }  # fmt: skip
-    name = f"{Path(run.recipe.data).name}-{run.recipe.variant}"
+    name = f"{Path(run.recipe.data).expanduser().resolve().name}-{run.recipe.variant}"
     checkpoint = Checkpoint(name, models[best].cpu(), learned.classes, preprocessing, note, gates, metrics)
     checkpoint.save(out, half=True)
     return checkpoint
@@ -168,6 +173,8 @@ def start_state(recipe: Recipe, out: Path, resume: bool) -> dict | None:
         raise InputError(f"{out.name}/ holds no run to resume: leave --resume away to start one.")
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
+        if not isinstance(state["recipe"], dict):
+            raise TypeError
     except Exception:  # torch.load raises what pickle, zipfile or the file system do
         raise InputError(f"{out.name}/last.pt is damaged: start a new run with another --out.") from None
     if changed := changed_fields(state["recipe"], recipe):
@@ -195,33 +202,41 @@ def learn(run: Run, learned: Pictures, held_out: Pictures, normal, out: Path, st
     """Steps until the recipe's end, or until asked to stop; True at the end. Saves every SAVE_EVERY seconds."""
     steps = steps_per_epoch(learned, run.recipe)
     total, saved, batch = run.recipe.epochs * steps, time.monotonic(), run.recipe.batch_size
-    began = time.monotonic()
     with tqdm(total=total * batch, initial=run.step * batch, unit="img", unit_scale=True, mininterval=2) as bar:
         while run.step < total:
-            loss, right = train_step(run, learned, *normal)
+            began = time.monotonic()
+            loss, top1 = train_step(run, learned, *normal)
             run.losses.append(loss)
-            run.rights.append(right)
+            run.top1s.append(top1)
+            run.seconds += time.monotonic() - began
             bar.update(batch)
             if run.step % 20 == 0:
                 recent = run.losses[-20:]
                 bar.set_postfix(epoch=run.step // steps + 1, loss=f"{sum(recent) / len(recent):.3f}")
-            if stopping.asked or run.step % steps == 0 or time.monotonic() - saved > SAVE_EVERY:
+            stop, ended = stopping.asked, run.step % steps == 0
+            due = stop or ended or time.monotonic() - saved > SAVE_EVERY
+            if due:
                 run.check()
-            if run.step % steps == 0:
-                seconds, began = time.monotonic() - began, time.monotonic()
-                run.log.append(epoch_row(run, held_out, normal, run.losses, run.rights, seconds))
-                run.losses, run.rights = [], []
+            if ended:
+                run.log.append(epoch_row(run, held_out, normal))
+                run.losses, run.top1s, run.seconds = [], [], 0.0
                 bar.write(" · ".join(f"{k} {v}" for k, v in run.log[-1].items()))
                 write_log(run.log, out)
-            if stopping.asked or run.step % steps == 0 or time.monotonic() - saved > SAVE_EVERY:
-                replace_file(out / "last.pt", lambda path: torch.save(run.state(), path))
+            if due:
+                state = {**run.state(), **data_position(learned)}
+                replace_file(out / "last.pt", lambda path, state=state: torch.save(state, path))
                 saved = time.monotonic()
-            if stopping.asked:
+            if stop:
                 return run.step == total
     return True
 
 
-def epoch_row(run: Run, held_out: Pictures, normal, losses: list[float], rights: list[float], seconds: float) -> dict:
+def data_position(learned: Pictures) -> dict:
+    """What a resumed run must find again, since its order and batches follow from it."""
+    return {"classes": list(learned.classes), "pictures": len(learned)}
+
+
+def epoch_row(run: Run, held_out: Pictures, normal) -> dict:
     """One line of the log: training loss and top-1, held-out top-1 of the newest and of the averaged weights."""
     set_early(run.average.model, len(run.log) < run.recipe.early_epochs)  # as the epoch that just ended ran
     logits = [predict(model, held_out, *normal) for model in (run.model.eval(), run.average.model)]
@@ -230,8 +245,9 @@ def epoch_row(run: Run, held_out: Pictures, normal, losses: list[float], rights:
     newest, average = (score(z, held_out.labels) for z in logits)
     return {
         "epoch": len(run.log) + 1, "lr": round(run.optimiser.param_groups[0]["lr"], 5),
-        "train_loss": round(sum(losses) / len(losses), 4), "train_top1": round(sum(rights) / len(rights), 4),
-        "heldout_top1": newest["top1"], "heldout_top1_average": average["top1"], "seconds": round(seconds, 1),
+        "train_loss": round(sum(run.losses) / len(run.losses), 4),
+        "train_top1": round(sum(run.top1s) / len(run.top1s), 4),
+        "heldout_top1": newest["top1"], "heldout_top1_average": average["top1"], "seconds": round(run.seconds, 1),
     }  # fmt: skip
 
 

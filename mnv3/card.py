@@ -14,7 +14,7 @@ def model_card(checkpoint: Checkpoint) -> str:
     """Markdown with the Hub's front matter; every figure comes from the checkpoint's metrics."""
     spec, side = checkpoint.spec, checkpoint.preprocessing.crop
     lines = [
-        "---", "library_name: mnv3", "pipeline_tag: image-classification", "license: mit", "---",
+        "---", "library_name: mnv3", "pipeline_tag: image-classification", "---",
         f"# {checkpoint.name}", "",
         f"MobileNetV3-{spec.variant.title()}, width {spec.width:g}, for {checkpoint.knows}. "
         f"Trained on {checkpoint.data}.", "",
@@ -28,6 +28,6 @@ def model_card(checkpoint: Checkpoint) -> str:
     if isinstance(machine, dict) and {"hardware", "torch", "minutes"} <= machine.keys():
         lines += [f"| trained on | {machine['hardware']}, torch {machine['torch']}, {machine['minutes']} minutes |"]
     lines += ["", "Everything that was measured, and how, is in metrics.json."]
-    lines += ["", "```python", "import mnv3", f'checkpoint = mnv3.load("{checkpoint.name}")',
+    lines += ["", "```python", "import mnv3", 'checkpoint = mnv3.load(".")  # this file\'s folder, or its Hub repo id',
               'print(mnv3.explain(checkpoint, "picture.jpg").top())', "```", ""]  # fmt: skip
     return "\n".join(lines)

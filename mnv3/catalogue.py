@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -96,14 +97,16 @@ def load(name: str | os.PathLike, progress: Progress | None = None) -> Checkpoin
     try:
         checkpoint = _load(name, progress)
     except InputError as error:
-        if name in TORCHVISION or name in TIMM or name in bundled_names():  # not whatever a visitor types
-            _failures[name] = str(error)
+        if str(name) in [*TORCHVISION, *TIMM, *bundled_names()]:  # not whatever a visitor types
+            _failures[str(name)] = str(error)
         raise
-    _failures.pop(name, None)
+    _failures.pop(str(name), None)
     return checkpoint
 
 
 def _load(name: str | os.PathLike, progress: Progress | None) -> Checkpoint:
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(f"A {type(name).__name__} is no checkpoint's name: give a text or a folder.")
     if isinstance(name, os.PathLike) or re.match(r"[./~\\]|[A-Za-z]:[\\/]", name):
         return _load_folder(Path(os.path.expanduser(name)))
     if name in bundled_names():
@@ -147,8 +150,7 @@ def catalogue() -> list[Entry]:
             state = "here" if _cached(name) else "download"
             entries.append(Entry(name, family, variant, f"{variant.title()} · {family}", state, megabytes))
     entries += [_bundled_entry(name) for name in bundled_names()]
-    failed = lambda e: replace(e, state="failed", why=_failures[e.name]) if e.name in _failures else e  # noqa: E731
-    return [failed(entry) for entry in entries]
+    return [replace(e, state="failed", why=_failures[e.name]) if e.name in _failures else e for e in entries]
 
 
 def _bundled_entry(name: str) -> Entry:
@@ -187,7 +189,8 @@ def _load_torchvision(name: str, progress: Progress | None) -> Checkpoint:
         if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
             raise TypeError
     except Exception:  # torch.load raises what pickle, zipfile or the file system do
-        raise InputError(f"The cached file of {name} is damaged: delete {source.file} and fetch it again.") from None
+        source.path.unlink(missing_ok=True)  # a visitor could not delete it, and would never get past it
+        raise InputError(f"The cached file of {name} was damaged and has been removed: fetch it again.") from None
     wanted = weights.transforms()
     preprocessing = Preprocessing(
         wanted.resize_size[0], wanted.crop_size[0], wanted.interpolation.value, tuple(wanted.mean), tuple(wanted.std)
@@ -200,8 +203,11 @@ def _load_torchvision(name: str, progress: Progress | None) -> Checkpoint:
 def _download(url: str, path: Path, name: str, progress: Progress | None) -> None:
     """Fetches url to path; the file appears only when whole and when its hash begins as its name says."""
     digest, done = hashlib.sha256(), 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError:
+        raise InputError(f"{name} can't be kept, since its cache can't be written: set TORCH_HOME.") from None
     try:
         with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             total = int(response.headers.get("Content-Length") or 0)
@@ -220,7 +226,11 @@ def _download(url: str, path: Path, name: str, progress: Progress | None) -> Non
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
-        reason = f"status {error.code}" if isinstance(error, urllib.error.HTTPError) else "its server can't be reached"
+        reason = "its server can't be reached"
+        if isinstance(error, urllib.error.HTTPError):
+            reason = f"status {error.code}"
+        elif getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            reason = "the disk is full"
         raise InputError(
             f"{name} could not be fetched ({reason}): check the network, or choose weights that are here."
         ) from None
@@ -251,7 +261,7 @@ def _load_timm(repo: str, progress: Progress | None) -> Checkpoint:
         raise InputError(f"{repo} pads asymmetrically, as TensorFlow does, which this network can't: choose another.")
     if repo not in TIMM:
         raise InputError(f"{repo} is not among timm's weights that are known here: {', '.join(TIMM)}.")
-    folder = fetch_repo(repo, (CONFIG, WEIGHTS), progress)
+    folder = hub.cached(repo) or fetch_repo(repo, (CONFIG, WEIGHTS), progress)  # these repos don't change
     spec = replace(Spec.of(TIMM[repo][0]), eps=1e-5)
     try:
         preprocessing = timm_preprocessing(json.loads((folder / CONFIG).read_text())["pretrained_cfg"])

@@ -13,7 +13,6 @@ taken, and no code in it is run.
 from __future__ import annotations
 
 import json
-import math
 import os
 import struct
 import tempfile
@@ -21,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import safetensors
@@ -33,8 +33,9 @@ from torch import Tensor
 from .errors import InputError
 from .images import Preprocessing, open_picture
 from .model import MobileNetV3
-from .tables import Spec, gated_blocks
+from .tables import Spec, gated_blocks, layers
 
+T = TypeVar("T")
 FORMAT = "mnv3-1"
 CONFIG, WEIGHTS, GATES, METRICS, CARD, LOG = (
     "config.json", "model.safetensors", "gates.safetensors", "metrics.json", "README.md", "log.csv",
@@ -42,6 +43,7 @@ CONFIG, WEIGHTS, GATES, METRICS, CARD, LOG = (
 FILES = (CONFIG, WEIGHTS, GATES, METRICS, CARD, LOG)  # what a checkpoint consists of; the first two must be there
 MAX_JSON_BYTES = 8_000_000
 MAX_WEIGHT_BYTES = 500_000_000
+MAX_MAP = 2**25  # numbers in one map, 134 MB: a causal batch holds L + 2 of them
 MAX_LABEL_LENGTH = 200
 ENOUGH_FOR_Z = 50  # pictures behind a reference before its spread says anything
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
@@ -82,7 +84,7 @@ class GateStatistics:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A network with all that is needed to use it. `name` is what mnv3.load takes."""
+    """A network with all that is needed to use it. `name` is what it is called, or the name it was loaded by."""
 
     name: str
     model: MobileNetV3
@@ -208,6 +210,9 @@ def read_config(folder: Path) -> dict:
     spec = Spec.from_dict(data["spec"])
     labels = checked_labels(data["labels"], spec.num_classes)
     preprocessing = Preprocessing.from_dict(data["preprocessing"])
+    largest = max(layer.outputs * layer.side**2 for layer in layers(spec, preprocessing.crop))
+    if largest > MAX_MAP:
+        raise InputError(f"{CONFIG} describes a map of {largest:,} numbers: at most {MAX_MAP:,} can be computed here.")
     return {**data, "spec": spec, "labels": labels, "preprocessing": preprocessing}
 
 
@@ -230,7 +235,8 @@ def _read_json(path: Path) -> dict:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise InputError(f"{path.name} has {path.stat().st_size:,} bytes: at most {MAX_JSON_BYTES:,} are read.")
     try:
-        data = json.loads(path.read_bytes(), parse_constant=lambda name: math.nan)
+        data = json.loads(path.read_bytes())
+        _json(data)  # refuses NaN, infinity (1e999 too) and lone surrogates, which could not be written again
     except (ValueError, RecursionError):
         raise InputError(f"{path.name} is not valid JSON: fetch or write it again.") from None
     if not isinstance(data, dict):
@@ -246,7 +252,8 @@ def build(spec: Spec, tensors: Mapping[str, Tensor]) -> MobileNetV3:
     check_names_and_shapes({k: tuple(v.shape) for k, v in tensors.items()}, spec)
     state = {}
     for name, value in tensors.items():
-        if value.is_floating_point() != (not name.endswith("num_batches_tracked")):
+        whole = name.endswith("num_batches_tracked")
+        if (value.dtype != torch.int64) if whole else not value.is_floating_point():
             raise InputError(f"The tensor {name!r} holds {str(value.dtype)[6:]}: this network needs another kind.")
         # a copy, since safetensors maps the file: were it cut short in place, reading on would end the process
         state[name] = value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
@@ -270,7 +277,7 @@ def check_names_and_shapes(shapes: Mapping[str, tuple[int, ...]], spec: Spec) ->
             raise InputError(f"The tensor {name!r} has shape {shape}: this network needs {wanted[name]}.")
 
 
-def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
     """Names without the prefixes that DistributedDataParallel and torch.compile put before every one of them."""
     tensors = dict(tensors)
     for _ in range(4):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,8 @@ def _reason(repo: str, error: Exception) -> str:
         return f"{repo} was not found on the Hub: check the spelling, or, if it is private, set HF_TOKEN."
     if isinstance(error, HfHubHTTPError):
         return f"The Hub answered {repo} with status {error.response.status_code}: try again in a few minutes."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return f"{repo} can't be kept, since the cache is full or can't be written: set HF_HOME to a folder with room."
     return f"{repo} is not in the local cache and the Hub can't be reached: check the network and try again."
 
 
@@ -98,3 +101,7 @@ def _reporting(progress: Progress, before: int, size: int):
             progress(before + int(self.n), size)
 
     return Reporting
+
+
+if __name__ == "__main__":  # the design names `python -m mnv3.hub push`: better a word than a silent 0
+    raise SystemExit("mnv3.hub: pushing to the Hub is not there yet")

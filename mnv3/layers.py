@@ -27,7 +27,7 @@ class ConvNormAct(nn.Sequential):
 class SqueezeExcitation(nn.Module):
     """One gate per channel, the same at every place: pool, two layers, gate function (paper section 5.3).
 
-    The gate is ReLU6(x + 3)/6, so it reaches exactly 0 and exactly 1.
+    With hard-sigmoid, ReLU6(x + 3)/6, a gate reaches exactly 0 and exactly 1.
     """
 
     def __init__(self, channels: int, squeezed: int, gate: str):

@@ -105,8 +105,8 @@ def measured(checkpoint: Checkpoint) -> str:
     result = checkpoint.measured()
     if result is None:
         return ""
-    source = ", as published" if result["kind"] == "published" else ""
-    return f"{result['top1']:.1%} top-1 on {result['n']:,} test pictures{source}"
+    pictures = "validation pictures, as published" if result["kind"] == "published" else "test pictures"
+    return f"{result['top1']:.1%} top-1 on {result['n']:,} {pictures}"
 
 
 def pictures(explanation: Explanation, index: int) -> str:

@@ -74,7 +74,7 @@ def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD; weight decay on convolutions and linear layers, not on norms, biases and SE blocks.
 
     Decay pulls an SE block's gates to the gate of 0, which is 0.5 for every channel and picture, and the next
-    BatchNorm hides the loss: with 5e-4 on them, seven of Small's nine blocks ended as constants.
+    BatchNorm hides the loss: README, 'Train', has the figures.
     """
     gates = {id(p) for m in model.modules() if isinstance(m, SqueezeExcitation) for p in m.parameters()}
     decayed = [p for p in model.parameters() if p.dim() > 1 and id(p) not in gates]
@@ -146,7 +146,8 @@ class Run:
     step: int = 0
     log: list[dict] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # of this epoch's steps
-    rights: list[float] = field(default_factory=list)
+    top1s: list[float] = field(default_factory=list)
+    seconds: float = 0.0  # of this epoch
 
     @classmethod
     def new(cls, recipe: Recipe, num_classes: int, device: torch.device) -> Run:
@@ -158,7 +159,7 @@ class Run:
         return {
             "recipe": asdict(self.recipe), "model": self.model.state_dict(), "average": self.average.model.state_dict(),
             "updates": self.average.updates, "optimiser": self.optimiser.state_dict(), "step": self.step,
-            "log": self.log, "losses": self.losses, "rights": self.rights,
+            "log": self.log, "losses": self.losses, "top1s": self.top1s, "seconds": self.seconds,
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
@@ -167,7 +168,8 @@ class Run:
         self.average.updates = state["updates"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.log = state["step"], state["log"]
-        self.losses, self.rights = state.get("losses", []), state.get("rights", [])
+        self.losses, self.top1s = state.get("losses", []), state.get("top1s", [])
+        self.seconds = state.get("seconds", 0.0)
 
     def check(self) -> None:
         """Raises FloatingPointError, naming the step, if any weight is no longer finite."""

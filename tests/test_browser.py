@@ -15,6 +15,7 @@ pytest_plugins = ["app_server"]
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FROG, TRUCK = EXAMPLES / "frog.png", EXAMPLES / "fire-engine.png"
+CAR = EXAMPLES / "car.png"
 BLOCKS = {"Large": 8, "Small": 9}
 PATIENCE = 60_000  # milliseconds; a second on a quiet machine
 SWITCHES = (
@@ -205,6 +206,18 @@ def test_paste_a_picture(visit, explained):
     page.get_by_label("Paste from clipboard").click()
     page.locator("#panel table").wait_for()
     assert on_page(page) and page.locator("#panel tbody tr").count() == BLOCKS["Large"] + 1
+
+
+def test_ctrl_v_anywhere_pastes_over_what_is_there(visit, explained):
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    for picture in (FROG, CAR):  # the second while the first is on show
+        page.evaluate(
+            """bytes => navigator.clipboard.write(
+                [new ClipboardItem({'image/png': new Blob([new Uint8Array(bytes)], {type: 'image/png'})})])""",
+            list(picture.read_bytes()),
+        )
+        page.keyboard.press("Control+V")
+        wait_for(page, explained("Large", picture))
 
 
 def test_a_file_that_is_no_picture(page, explained, tmp_path):

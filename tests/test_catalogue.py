@@ -116,15 +116,8 @@ def test_a_name_that_is_none_is_answered_with_those_there_are(no_network, bundle
     assert "torchvision/small" in refusal("torchvision/medium")
 
 
-def real_bundle():
-    names = module.bundled_names()
-    if not names:
-        pytest.skip("mnv3/weights/ holds no checkpoint yet")
-    return names
-
-
 def test_the_real_bundle_is_here_and_whole(no_network):
-    assert set(real_bundle()) == {"cifar10-large", "cifar10-small"}
+    assert set(module.bundled_names()) == {"cifar10-large", "cifar10-small"}
     for name in module.bundled_names():
         checkpoint = mnv3.load(name)
         assert entry(name).state == "here" and f"cifar10-{checkpoint.spec.variant}" == name == checkpoint.name
@@ -138,7 +131,7 @@ def test_the_real_bundle_is_here_and_whole(no_network):
 
 def test_the_real_bundle_is_as_good_as_its_metrics_say(cifar10_test):
     pictures, labels = cifar10_test
-    for name in real_bundle():
+    for name in module.bundled_names():
         checkpoint = mnv3.load(name)
         stated = checkpoint.metrics["test"]["top1"]
         inputs = torch.stack([checkpoint.preprocess(picture) for picture in pictures])
@@ -205,7 +198,8 @@ def test_a_hostile_pickle_in_the_cache_is_refused_and_never_run(no_network, tmp_
     torch.save({"features.0.0.weight": Trap(marker)}, path, _use_new_zipfile_serialization=zipped)
     text = refusal("torchvision/small")
     assert not marker.exists()
-    assert path.name in text and entry("torchvision/small").state == "failed" and entry("torchvision/small").why == text
+    assert "removed" in text and not path.exists()
+    assert entry("torchvision/small").state == "failed" and entry("torchvision/small").why == text
     torch.load(path, weights_only=False)  # the control: the trap is a trap
     assert marker.exists()
 
@@ -516,6 +510,15 @@ def test_timms_weights_are_the_same_function(name, timm_repo, hub, structured, d
     assert entry(name).state == "here" and mnv3.load(name)
 
 
+def test_timms_weights_in_the_cache_need_no_network(timm_repo, hub):
+    name = "timm/mobilenetv3_small_100.lamb_in1k"
+    timm_repo(name)
+    mnv3.load(name)
+    hub.requests.clear()
+    mnv3.load(name)
+    assert hub.requests == []
+
+
 def test_timms_eps_matters(timm_repo, structured, disagreement):
     """The control of the comparison above: with torchvision's eps it is another function."""
     theirs, folder = timm_repo("timm/mobilenetv3_small_100.lamb_in1k")
@@ -563,3 +566,9 @@ def test_a_name_is_not_waited_for_longer_than_it_takes(hub, bundled):
     mnv3.catalogue()
     mnv3.load("cifar10-small")
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("name", [None, 5, b"cifar10-small", ["cifar10-small"]])
+def test_what_is_no_text_is_no_name(name):
+    with pytest.raises(InputError, match="no checkpoint's name"):
+        mnv3.load(name)

@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_the_old_file_whole(checkpoint, folder, monkeypatch):
 def test_the_model_card_has_the_hubs_front_matter_and_the_measured_figures(folder):
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: mnv3\n") and "\n---\n" in card
-    assert "25.00%" in card and "100 test pictures" in card and 'mnv3.load("tiny")' in card
+    assert "25.00%" in card and "100 test pictures" in card and 'mnv3.load(".")' in card
 
 
 def test_preprocess_takes_any_picture_to_the_networks_input(checkpoint, example_pictures, tmp_path):
@@ -431,3 +431,26 @@ def test_statistics_describe_the_gates_that_the_network_computes(checkpoint, str
     for computed, reference, mean in zip(gates, checkpoint.gates.reference(), checkpoint.gates.mean, strict=True):
         np.testing.assert_allclose(reference, computed.mean(0), atol=1e-6)
         np.testing.assert_allclose(mean[4], computed[3::10].mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", '"\\ud800"'])
+def test_numbers_and_texts_that_could_not_be_saved_again_are_refused(folder, value):
+    (folder / "metrics.json").write_text(f'{{"test": {{"top1": {value}}}}}')
+    assert "metrics.json" in refusal(folder)
+
+
+def test_a_network_whose_maps_would_fill_the_memory_is_refused_before_it_runs(folder):
+    """Few parameters, but 8192 channels at 1024 × 1024."""
+    config = json.loads((folder / "config.json").read_text())
+    config["spec"]["stem"], config["spec"]["stem_stride"] = 4096, 1
+    config["preprocessing"]["resize"] = config["preprocessing"]["crop"] = 1024
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "4,294,967,296 numbers" in refusal(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.complex64, torch.float32])
+def test_counters_are_whole_numbers_of_64_bits(folder, kind):
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("num_batches_tracked"))
+    safetensors.torch.save_file({**tensors, name: torch.ones((), dtype=kind)}, folder / "model.safetensors")
+    assert name in refusal(folder)

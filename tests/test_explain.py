@@ -14,7 +14,6 @@ from PIL import Image
 
 import mnv3
 from mnv3 import InputError, engine, explain
-from mnv3.catalogue import bundled_names
 from mnv3.checkpoints import Checkpoint
 from mnv3.engine import example_pictures
 from mnv3.explain import keep_rows
@@ -29,8 +28,6 @@ def checkpoint(request, small_checkpoint):
     """A random network that tells pictures apart, and a trained one."""
     if request.param == "tiny":
         return small_checkpoint()
-    if request.param not in bundled_names():
-        pytest.skip(f"{request.param} is not bundled here")
     return mnv3.load(request.param)
 
 

@@ -774,7 +774,24 @@ def test_resuming_without_a_run_is_refused(folder, tmp_path, capsys):
     assert "new/ holds no run to resume" in last_line(capsys)
 
 
-@pytest.mark.parametrize("harm", [lambda state: state[: len(state) // 2], lambda state: b"not a state"])
+def test_resuming_with_other_pictures_is_refused(folder, stopped, tmp_path, capsys):
+    """The same recipe over a folder that has lost a picture would be another run, batch by batch."""
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(stopped, out)
+    shutil.copytree(folder, moved)
+    next((moved / "train" / CLASSES[0]).iterdir()).unlink()
+    assert train.main(arguments(moved, out, "--resume")) == 2
+    assert "learned from other pictures (pictures: 96 → 95)" in last_line(capsys)
+
+
+def foreign(_):
+    """A file that torch.save wrote, but not for a run."""
+    buffer = io.BytesIO()
+    torch.save({"a": 1}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("harm", [lambda state: state[: len(state) // 2], lambda state: b"not a state", foreign])
 def test_resuming_from_a_damaged_state_is_one_sentence(harm, folder, stopped, tmp_path, capsys):
     out = shutil.copytree(stopped, tmp_path / "run")
     (out / "last.pt").write_bytes(harm((stopped / "last.pt").read_bytes()))
