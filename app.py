@@ -266,6 +266,7 @@ def build_demo() -> gr.Blocks:
 
 def _wire(tab, target, image, model, weights, fetch_weights, button, look_tab, compare_tab, outputs) -> None:
     """What happens on a click. Every listener that runs a network shares one limit, and the newest click wins."""
+    label, notes, _, _, comparison = outputs
     run = {"fn": show, "inputs": [tab, image, model, weights, target], "outputs": outputs, "show_progress": "minimal",
            "concurrency_id": "network", "concurrency_limit": AT_ONCE, "trigger_mode": "always_last",
            "api_visibility": "private"}  # fmt: skip
@@ -274,13 +275,13 @@ def _wire(tab, target, image, model, weights, fetch_weights, button, look_tab, c
     remember = {**quiet, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
     gr.on([image.change, weights.change, model.input, button.click], lambda: None, None, target, **remember)
     model.input(weights_list, [model, weights], weights, **quiet)
-    outputs[0].select(_selected, None, target, **remember)
+    label.select(_selected, None, target, **remember)
     for chosen_tab, name in ((look_tab, "look"), (compare_tab, "compare")):
         chosen_tab.select(partial(str, name), None, tab, **remember)
     # One listener for all, so that a visitor's answers come one after the other and the last click has the last word.
     gr.on([image.change, weights.change, model.input, button.click, target.change, tab.change, fetched.change], **run)
     weights.change(fetch_button, weights, fetch_weights, **quiet)
-    fetching = fetch_weights.click(fetch_here, [weights, fetched], [outputs[1], outputs[4], fetched],
+    fetching = fetch_weights.click(fetch_here, [weights, fetched], [notes, comparison, fetched],
                                    api_visibility="private", concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
     fetching.then(fetch_button, weights, fetch_weights, **quiet)
 

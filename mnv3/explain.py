@@ -170,7 +170,7 @@ def explain_seen(checkpoint: Checkpoint, seen: Image.Image) -> Explanation:
     else:
         statistics = engine.reference(checkpoint, one[0])
         out = engine.run(checkpoint, one.expand(blocks + 2, -1, -1, -1), keep_rows(blocks), statistics.reference())
-    _, milliseconds = engine.logits(checkpoint, one)  # last, so that it isn't a cold start that is timed
+    _, milliseconds = engine.logits(checkpoint, one)  # after the batch, so that it isn't a cold start
     return Explanation(
         checkpoint, seen, out.logits, [g[0] for g in out.gates], [e[0] for e in out.energy], out.features[0],
         statistics, milliseconds,

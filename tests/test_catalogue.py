@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import socket
 import stat
 import threading
@@ -196,11 +197,12 @@ def test_a_hostile_pickle_in_the_cache_is_refused_and_never_run(no_network, tmp_
     path, marker = module.TORCHVISION["torchvision/small"].path, tmp_path / "ran"
     path.parent.mkdir(parents=True)
     torch.save({"features.0.0.weight": Trap(marker)}, path, _use_new_zipfile_serialization=zipped)
+    kept = Path(shutil.copy(path, tmp_path / "kept.pth"))
     text = refusal("torchvision/small")
     assert not marker.exists()
     assert "removed" in text and not path.exists()
     assert entry("torchvision/small").state == "failed" and entry("torchvision/small").why == text
-    torch.load(path, weights_only=False)  # the control: the trap is a trap
+    torch.load(kept, weights_only=False)  # the control: the trap is a trap
     assert marker.exists()
 
 
