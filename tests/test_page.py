@@ -331,7 +331,7 @@ def test_facts_are_the_explanations(explanation):
     "metrics, said",
     [
         ({"test": {"top1": 0.8612, "n": 10_000}}, "86.1% top-1 on 10,000 test pictures"),
-        ({"published": {"top1": 0.7526, "n": 50_000}}, "75.3% top-1 on 50,000 test pictures, as published"),
+        ({"published": {"top1": 0.7526, "n": 50_000}}, "75.3% top-1 on 50,000 validation pictures, as published"),
         ({}, ""), ({"test": "x"}, ""), ({"test": {"top1": "<b>", "n": 1}}, ""), ({"test": {"top1": 0.5}}, ""),
     ],
 )  # fmt: skip
