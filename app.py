@@ -23,7 +23,7 @@ import mnv3
 from mnv3 import engine, page
 from mnv3.catalogue import Entry, catalogue, is_here
 from mnv3.errors import InputError
-from mnv3.explain import softmax
+from mnv3.explain import Guess, likeliest, softmax
 from mnv3.images import open_picture
 
 VARIANTS = ("Large", "Small")
@@ -32,6 +32,11 @@ QUEUE = 32  # visitors who may wait; more are told that the app is busy
 AT_ONCE = 2  # explanations at a time; others wait in the queue
 KEEP_FILES = (3600, 3600)  # seconds between clean-ups, age of what is deleted
 START = "Upload, paste or take a picture, or click one of the examples: the answer appears here."
+
+
+def refusal(sentence: str) -> gr.Error:
+    """What Gradio shows and sends to whoever can put it right; the host's log is spared a stack trace."""
+    return gr.Error(sentence, print_exception=False)
 
 
 def picture_input(**options) -> gr.Image:
@@ -46,8 +51,7 @@ def picture_input(**options) -> gr.Image:
 
     async def uploads_only(source):  # Gradio itself would fetch any public address, of any size
         if is_http_url_like(str(source)):
-            raise gr.Error("A picture can't be read from an address: save it as a file and send that.",
-                           print_exception=False)  # fmt: skip
+            raise refusal("A picture can't be read from an address: save it as a file and send that.")
         return await into_cache(source)
 
     image.async_move_resource_to_block_cache = uploads_only
@@ -64,7 +68,7 @@ def as_sent(payload) -> str | bytes | None:
         return None
     if not (payload.url or "").startswith("data:"):
         if payload.path and not is_in_or_equal(payload.path, get_upload_folder()):
-            raise gr.Error("This picture was not uploaded here: upload it first.", print_exception=False)
+            raise refusal("This picture was not uploaded here: upload it first.")
         return payload.path
     try:
         return base64.b64decode(payload.url.partition(",")[2], validate=True)
@@ -111,6 +115,13 @@ def opened(model: str, weights: str) -> mnv3.Checkpoint:
     return engine.checkpoint(entry.name)
 
 
+def explain_both(image, weights: str) -> list[mnv3.Explanation]:
+    """Large and Small on one picture, which is decoded once: a photograph costs more than both networks."""
+    checkpoints = [opened(variant, weights) for variant in VARIANTS]
+    picture = open_picture(image)
+    return [mnv3.explain(checkpoint, picture) for checkpoint in checkpoints]
+
+
 # What programs call ---------------------------------------------------------------------------------------------
 
 
@@ -122,7 +133,7 @@ def sentences(handler: Callable) -> Callable:
         try:
             return handler(*arguments, **named)
         except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise refusal(str(error)) from None
 
     return wrapped
 
@@ -133,11 +144,13 @@ def api_predict(image, model: str, weights: str, top_k: float) -> dict[str, floa
     if not (isinstance(top_k, int | float) and 1 <= top_k <= 1000 and top_k == int(top_k)):
         raise InputError(f"`top_k` (={top_k!r:.20}) must be a whole number from 1 to 1000.")
     checkpoint = opened(model, weights)
-    seen = checkpoint.preprocessing.picture(open_picture(image))
-    logits, _ = engine.logits(checkpoint, checkpoint.preprocessing.tensor(seen)[None])
-    p = softmax(logits[0])
-    order = (-p).argsort(kind="stable")[: int(top_k)]
-    return {checkpoint.labels[i]: float(p[i]) for i in order}
+    logits, _ = engine.logits(checkpoint, checkpoint.preprocess(image)[None])
+    return shares(likeliest(softmax(logits[0]), checkpoint.labels, int(top_k)))
+
+
+def shares(guesses: list[Guess]) -> dict[str, float]:
+    """What gr.Label takes: label -> probability."""
+    return {guess.label: guess.probability for guess in guesses}
 
 
 @sentences
@@ -149,7 +162,7 @@ def api_explain(image, model: str, weights: str, target: str) -> dict:
 @sentences
 def api_compare(image, weights: str) -> dict:
     """Large beside Small on one picture: both explanations and their agreement in words."""
-    explanations = [mnv3.explain(opened(variant, weights), image) for variant in VARIANTS]
+    explanations = explain_both(image, weights)
     return {"agreement": page.agreement(explanations), "columns": [e.to_dict() for e in explanations]}
 
 
@@ -183,14 +196,13 @@ def show(tab: str, image, model: str, weights: str, target: str | None):
         return None, page.hint(START), "", "", page.hint(START)
     try:
         if tab == "compare":
-            explanations = [mnv3.explain(opened(variant, weights), image) for variant in VARIANTS]
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), page.comparison(explanations)
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), page.comparison(explain_both(image, weights))
         explanation = mnv3.explain(opened(model, weights), image)
         index = explanation.class_index(target if target in explanation.checkpoint.labels else None)
     except InputError as error:
         words = page.problem(str(error))
         return None, words, "", "", words
-    label = {guess.label: guess.probability for guess in explanation.top()}
+    label = shares(explanation.top())
     shown = page.pictures(explanation, index), page.panel(explanation, index)
     return label, page.facts(explanation), *shown, gr.skip()
 
@@ -203,8 +215,7 @@ def weights_list(model: str, weights: str):
 
 def missing(weights: str) -> list[Entry]:
     """The sizes of a family that are not on this machine: Compare needs both, so both are fetched."""
-    family = [entry for entry in catalogue() if entry.family == weights]
-    return [entry for entry in family if entry.state != "here" and not is_here(entry.name)]
+    return [entry for entry in catalogue() if entry.family == weights and not is_here(entry.name)]
 
 
 def fetch_button(weights: str):
@@ -308,7 +319,7 @@ def _endpoints(family: str) -> None:
 
 
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
-CONTRAST = {"block_info_text_color": "*neutral_600", "block_info_text_color_dark": "*neutral_300"}  # 1.9 without
+CONTRAST = {"block_info_text_color": "*neutral_600", "block_info_text_color_dark": "*neutral_300"}  # else 1.9 to 1
 CSS = """
 .gradio-container main { padding-top: 4px !important; } footer { margin-top: 8px; }
 #title { padding: 0; } #title h1 { margin: 0; display: inline; font-size: 20px; }

@@ -74,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def usable(device: str) -> torch.device:
+    """The device, tried before any picture is read. Raises InputError if it can't be used here."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError):
@@ -84,7 +85,7 @@ def train(recipe: Recipe, out: Path, device: torch.device, resume: bool, note: s
     """The whole run: read, learn, choose on held-out pictures, measure once, save. Returns the exit status."""
     state = start_state(recipe, out, resume)
     print(json.dumps(asdict(recipe)))
-    data = Path(recipe.data).expanduser()
+    data = recipe.folder
     classes = tuple(find_classes(data / "train"))
     find_classes(data / "test", classes)  # names only: its pictures are opened when training has ended
     spec = Spec.of(recipe.variant, recipe.width, len(classes), recipe.strides)
@@ -100,7 +101,7 @@ def train(recipe: Recipe, out: Path, device: torch.device, resume: bool, note: s
         print(f"note: {steps} steps are few for BatchNorm's --norm-momentum {recipe.norm_momentum}: use a higher one")
     if state:
         found = data_position(learned)
-        if changed := [f"{k}: {state[k]} → {v}" for k, v in found.items() if k in state and state[k] != v]:
+        if changed := [f"{k}: {state[k]} → {v}" for k, v in found.items() if state[k] != v]:
             raise InputError(f"The run in {out.name}/ learned from other pictures ({'; '.join(changed):.200}).")
         run.restore(state)
         print(f"resumed at step {run.step} of {steps}")
@@ -110,7 +111,7 @@ def train(recipe: Recipe, out: Path, device: torch.device, resume: bool, note: s
     if not finished:
         print(f"stopped and saved at step {run.step}: the same command with --resume goes on", file=sys.stderr)
         return 130
-    note = note or f"{data.resolve().name}, {len(everything):,} pictures of {len(everything.classes)} classes"
+    note = note or f"{data.name}, {len(everything):,} pictures of {len(everything.classes)} classes"
     checkpoint = store(run, learned, held_out, (mean, std), note, out)
     test = read_folder(data / "test", recipe.size, everything.classes, lambda x: tqdm(x, "reading test", leave=False))
     measure(checkpoint, test.to(device), out)
@@ -132,7 +133,7 @@ def store(run: Run, learned: Pictures, held_out: Pictures, normal, note: str, ou
         "weights": best, "held_out": scores[best], "recipe": asdict(run.recipe) | {"data": note},
         "machine": machine(learned.images.device) | {"minutes": round(minutes, 1)}, "log": run.log,
     }  # fmt: skip
-    name = f"{Path(run.recipe.data).expanduser().resolve().name}-{run.recipe.variant}"
+    name = f"{run.recipe.folder.name}-{run.recipe.variant}"
     checkpoint = Checkpoint(name, models[best].cpu(), learned.classes, preprocessing, note, gates, metrics)
     checkpoint.save(out, half=True)
     return checkpoint

@@ -23,7 +23,7 @@ def model_card(checkpoint: Checkpoint) -> str:
         f"| multiply-adds at {side}×{side} | {multiply_adds(spec, side):,} |",
     ]  # fmt: skip
     if result := checkpoint.measured():
-        lines += [f"| top-1 on {result['n']:,} test pictures, single crop | {result['top1']:.2%} |"]
+        lines += [f"| top-1 on {result['n']:,} {result['pictures']}, single crop | {result['top1']:.2%} |"]
     machine = checkpoint.metrics.get("machine")
     if isinstance(machine, dict) and {"hardware", "torch", "minutes"} <= machine.keys():
         lines += [f"| trained on | {machine['hardware']}, torch {machine['torch']}, {machine['minutes']} minutes |"]

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, replace
@@ -20,7 +19,6 @@ from pathlib import Path
 
 import torch
 
-from . import hub
 from .checkpoints import (
     CONFIG,
     FILES,
@@ -31,9 +29,10 @@ from .checkpoints import (
     checked_labels,
     read_checkpoint,
     read_config,
+    replace_file,
 )
 from .errors import InputError
-from .hub import TIMEOUT, Progress, fetch_repo
+from .hub import TIMEOUT, Progress, cached, fetch_repo
 from .images import Preprocessing
 from .tables import Spec
 
@@ -122,7 +121,9 @@ def _load(name: str | os.PathLike, progress: Progress | None) -> Checkpoint:
             f"{name!r:.80} is no checkpoint: give {', '.join(bundled_names())}, {', '.join(TORCHVISION)}, "
             "a folder, or a Hub repo id such as 'user/repo'."
         )
-    return _load_timm(name, progress) if name.startswith("timm/") else _load_hub(name, progress)
+    if name.startswith("timm/"):
+        return _load_timm(name, progress)
+    return read_checkpoint(fetch_repo(name, FILES, progress), name)
 
 
 def _load_folder(folder: Path) -> Checkpoint:
@@ -171,7 +172,7 @@ def is_here(name: str) -> bool:
 
 
 def _cached(name: str) -> bool:
-    return TORCHVISION[name].path.is_file() if name in TORCHVISION else hub.cached(name) is not None
+    return TORCHVISION[name].path.is_file() if name in TORCHVISION else cached(name) is not None
 
 
 # torchvision ----------------------------------------------------------------------------------------------------
@@ -202,14 +203,17 @@ def _load_torchvision(name: str, progress: Progress | None) -> Checkpoint:
 
 def _download(url: str, path: Path, name: str, progress: Progress | None) -> None:
     """Fetches url to path; the file appears only when whole and when its hash begins as its name says."""
-    digest, done = hashlib.sha256(), 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError:
+        replace_file(path, lambda temporary: _stream(url, temporary, name, path.stem.rsplit("-", 1)[1], progress))
+    except OSError:  # what the network does wrong is a sentence already
         raise InputError(f"{name} can't be kept, since its cache can't be written: set TORCH_HOME.") from None
+
+
+def _stream(url: str, target: str, name: str, digest_start: str, progress: Progress | None) -> None:
+    digest, done = hashlib.sha256(), 0
     try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+        with open(target, "wb") as file, urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             total = int(response.headers.get("Content-Length") or 0)
             while block := response.read(1 << 18):
                 done += len(block)
@@ -219,33 +223,18 @@ def _download(url: str, path: Path, name: str, progress: Progress | None) -> Non
                 digest.update(block)
                 if progress:
                     progress(done, total)
-        if not digest.hexdigest().startswith(path.stem.rsplit("-", 1)[1]):
-            raise InputError(f"{name} arrived damaged after {done / 1e6:.1f} MB: try again.")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
+    except (http.client.HTTPException, OSError) as error:  # urllib's errors are OSErrors
         reason = "its server can't be reached"
         if isinstance(error, urllib.error.HTTPError):
+            error.close()
             reason = f"status {error.code}"
         elif getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             reason = "the disk is full"
         raise InputError(
             f"{name} could not be fetched ({reason}): check the network, or choose weights that are here."
         ) from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-# the Hub --------------------------------------------------------------------------------------------------------
-
-
-def _load_hub(repo: str, progress: Progress | None) -> Checkpoint:
-    folder = fetch_repo(repo, FILES, progress)
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"{repo} has no {CONFIG}: it is not a checkpoint of mnv3.")
-    return read_checkpoint(folder, repo)
+    if not digest.hexdigest().startswith(digest_start):
+        raise InputError(f"{name} arrived damaged after {done / 1e6:.1f} MB: try again.")
 
 
 # timm's weights on the Hub --------------------------------------------------------------------------------------
@@ -261,7 +250,7 @@ def _load_timm(repo: str, progress: Progress | None) -> Checkpoint:
         raise InputError(f"{repo} pads asymmetrically, as TensorFlow does, which this network can't: choose another.")
     if repo not in TIMM:
         raise InputError(f"{repo} is not among timm's weights that are known here: {', '.join(TIMM)}.")
-    folder = hub.cached(repo) or fetch_repo(repo, (CONFIG, WEIGHTS), progress)  # these repos don't change
+    folder = cached(repo) or fetch_repo(repo, (CONFIG, WEIGHTS), progress)  # these repos don't change
     spec = replace(Spec.of(TIMM[repo][0]), eps=1e-5)
     try:
         preprocessing = timm_preprocessing(json.loads((folder / CONFIG).read_text())["pretrained_cfg"])

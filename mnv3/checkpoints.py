@@ -27,7 +27,6 @@ import safetensors
 import safetensors.numpy
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .errors import InputError
@@ -113,19 +112,19 @@ class Checkpoint:
         return f"{len(self.labels):,} kinds of things, {side}×{side} pixels"
 
     def measured(self) -> dict | None:
-        """The accuracy in metrics.json, own or as published, with `top1` (0..1) and `n`; None where there is none.
+        """The accuracy in metrics.json, with `top1` (0..1), `n` and `pictures` (which, in words); None without one.
 
         metrics.json may be a stranger's, so it is looked at before it is believed.
         """
-        for kind in ("test", "published"):
+        for kind, pictures in (("test", "test pictures"), ("published", "validation pictures, as published")):
             result = self.metrics.get(kind)
             if isinstance(result, dict) and type(result.get("top1")) is float and type(result.get("n")) is int:
                 if 0 <= result["top1"] <= 1 and result["n"] > 0:
-                    return {"kind": kind, **result}
+                    return {**result, "pictures": pictures}
         return None
 
-    def preprocess(self, picture: Image.Image) -> Tensor:
-        """Any picture that mnv3.images.open_picture takes -> this network's input (3, H, W), float32."""
+    def preprocess(self, picture: object) -> Tensor:
+        """Any picture that mnv3.images.open_picture takes (a path too) -> this network's input (3, H, W), float32."""
         return self.preprocessing(open_picture(picture))
 
     def save(self, folder: str | os.PathLike, half: bool = False) -> Path:
@@ -186,7 +185,8 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
     """Reads a folder strictly. Raises InputError that names the file, the field or the tensor that is wrong."""
     config = read_config(folder)
     spec, labels, preprocessing = config["spec"], config["labels"], config["preprocessing"]
-    model = build(spec, read_tensors(folder / WEIGHTS, spec))
+    model = _empty(spec)
+    fill(model, read_tensors(folder / WEIGHTS, model))
     gates = _read_gates(folder / GATES, spec) if (folder / GATES).is_file() else None
     metrics = _read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
     return Checkpoint(name or config["name"], model, labels, preprocessing, config["data"], gates, metrics)
@@ -246,10 +246,21 @@ def _read_json(path: Path) -> dict:
 
 def build(spec: Spec, tensors: Mapping[str, Tensor]) -> MobileNetV3:
     """The network with these weights as float32, in eval mode. Raises InputError naming a tensor that doesn't fit."""
+    model = _empty(spec)
+    fill(model, tensors)
+    return model
+
+
+def _empty(spec: Spec) -> MobileNetV3:
+    """The network without memory for its weights, in eval mode; making it is what loading spends most time on."""
     with torch.device("meta"):
-        model = MobileNetV3(spec=spec)
+        return MobileNetV3(spec=spec).eval().requires_grad_(False)
+
+
+def fill(model: MobileNetV3, tensors: Mapping[str, Tensor]) -> None:
+    """Gives an empty network its weights, as float32. Raises InputError naming a tensor that doesn't fit."""
     tensors = unwrapped(tensors)
-    check_names_and_shapes({k: tuple(v.shape) for k, v in tensors.items()}, spec)
+    check_names_and_shapes({k: tuple(v.shape) for k, v in tensors.items()}, model)
     state = {}
     for name, value in tensors.items():
         whole = name.endswith("num_batches_tracked")
@@ -260,13 +271,12 @@ def build(spec: Spec, tensors: Mapping[str, Tensor]) -> MobileNetV3:
         if not torch.isfinite(state[name]).all():
             raise InputError(f"The tensor {name!r} holds NaN or infinity: this checkpoint's training went wrong.")
     model.load_state_dict(state, strict=True, assign=True)
-    return model.eval().requires_grad_(False)
+    model.requires_grad_(False)
 
 
-def check_names_and_shapes(shapes: Mapping[str, tuple[int, ...]], spec: Spec) -> None:
+def check_names_and_shapes(shapes: Mapping[str, tuple[int, ...]], model: MobileNetV3) -> None:
     """Refuses a missing, surplus or misshapen tensor by name, before any memory is taken for it."""
-    with torch.device("meta"):
-        wanted = {name: tuple(t.shape) for name, t in MobileNetV3(spec=spec).state_dict().items()}
+    wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     for name in wanted:
         if name not in shapes:
             raise InputError(f"The weights lack the tensor {name!r} that this network needs.")
@@ -287,12 +297,12 @@ def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
     return tensors
 
 
-def read_tensors(path: Path, spec: Spec) -> dict[str, Tensor]:
-    """The weights of a safetensors file, whose header is held against the spec before anything is read."""
+def read_tensors(path: Path, model: MobileNetV3) -> dict[str, Tensor]:
+    """The weights of a safetensors file, whose header is held against the network before anything is read."""
     try:
         with _open_safetensors(path, MAX_WEIGHT_BYTES) as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            check_names_and_shapes(unwrapped(shapes), spec)
+            check_names_and_shapes(unwrapped(shapes), model)
             return {name: file.get_tensor(name) for name in shapes}
     except safetensors.SafetensorError:
         raise InputError(f"{path.name} is cut off or not a safetensors file: fetch it again.") from None

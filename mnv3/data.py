@@ -75,10 +75,7 @@ def find_classes(folder: Path, classes: tuple[str, ...] | None = None) -> dict[s
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder.name}/: the data folder needs train/ and test/ in it.")
     found = {}
-    for child in sorted(child for child in folder.iterdir() if child.is_dir()):
-        if child.name.startswith((".", "__")):
-            print(f"passed over {folder.name}/{child.name}, which is not a class")
-            continue
+    for child in sorted(child for child in folder.iterdir() if child.is_dir() and not _hidden(child)):
         files = sorted(p for p in child.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and p.name[0] != ".")
         if not files:
             raise InputError(f"Class folder {folder.name}/{child.name} has no pictures: fill or remove it.")
@@ -90,7 +87,14 @@ def find_classes(folder: Path, classes: tuple[str, ...] | None = None) -> dict[s
     return found
 
 
+def _hidden(child: Path) -> bool:
+    return child.name.startswith((".", "__"))
+
+
 def _report(folder: Path, unreadable: list[str], total: int) -> None:
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and _hidden(child):
+            print(f"passed over {folder.name}/{child.name}, which is not a class")
     for line in unreadable[:20]:
         print(f"skipped {line}")
     if len(unreadable) > MAX_UNREADABLE * total:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,6 @@ from .catalogue import load
 from .checkpoints import Checkpoint, GateStatistics
 from .errors import InputError
 from .hub import Progress
-from .images import open_picture
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 KEPT = 6  # loaded checkpoints; Large takes 22 MB
@@ -108,11 +106,12 @@ def _example_gates(checkpoint: Checkpoint) -> list[tuple[bytes, list[np.ndarray]
     with _lock:
         if checkpoint in _examples:
             return _examples[checkpoint]
-    inputs, rows = [], []
+    rows = []
     for path in example_pictures():
-        with suppress(InputError):  # a damaged example is no visitor's fault
-            inputs.append(checkpoint.preprocess(open_picture(path)))
-    for one in inputs:
+        try:
+            one = checkpoint.preprocess(path)
+        except InputError:  # a damaged example is no visitor's fault
+            continue
         rows.append((_digest(one), [gates[0] for gates in run(checkpoint, one[None]).gates]))
     with _lock:
         return _examples.setdefault(checkpoint, rows)

@@ -71,9 +71,7 @@ class Explanation:
 
     def top(self, k: int = 5) -> list[Guess]:
         """The k likeliest classes, likeliest first; all of them if there are fewer."""
-        p = self.probabilities
-        order = np.argsort(-p, kind="stable")[:k]
-        return [Guess(int(i), self.checkpoint.labels[i], float(p[i])) for i in order]
+        return likeliest(self.probabilities, self.checkpoint.labels, k)
 
     def effects(self, index: int) -> list[Effect]:
         """The effect of each SE block on class `index`, blocks after it recomputed; the last is all of them at once.
@@ -175,6 +173,12 @@ def explain_seen(checkpoint: Checkpoint, seen: Image.Image) -> Explanation:
         checkpoint, seen, out.logits, [g[0] for g in out.gates], [e[0] for e in out.energy], out.features[0],
         statistics, milliseconds,
     )  # fmt: skip
+
+
+def likeliest(probabilities: np.ndarray, labels: tuple[str, ...], k: int) -> list[Guess]:
+    """The k likeliest classes, likeliest first; all of them if there are fewer."""
+    order = np.argsort(-probabilities, kind="stable")[:k]
+    return [Guess(int(i), labels[i], float(probabilities[i])) for i in order]
 
 
 def keep_rows(blocks: int) -> np.ndarray:

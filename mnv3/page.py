@@ -103,10 +103,7 @@ def facts(explanation: Explanation) -> str:
 def measured(checkpoint: Checkpoint) -> str:
     """'86.1 % top-1 on 10,000 test pictures', from metrics.json; '' where nothing was measured."""
     result = checkpoint.measured()
-    if result is None:
-        return ""
-    pictures = "validation pictures, as published" if result["kind"] == "published" else "test pictures"
-    return f"{result['top1']:.1%} top-1 on {result['n']:,} {pictures}"
+    return f"{result['top1']:.1%} top-1 on {result['n']:,} {result['pictures']}" if result else ""
 
 
 def pictures(explanation: Explanation, index: int) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,6 +46,11 @@ class Recipe:
     ema: float = _option(0.998, "decay of the averaged weights, warmed up; 0 keeps the newest")
     norm_momentum: float = _option(0.1, "BatchNorm's momentum while training; the paper's 0.01 lags in short runs")
     seed: int = _option(0, "decides every random draw")
+
+    @property
+    def folder(self) -> Path:
+        """The data folder; its name is part of the checkpoint's, so '.' and '~' are resolved."""
+        return Path(self.data).expanduser().resolve()
 
     def __post_init__(self) -> None:
         bounds = {
@@ -168,8 +174,7 @@ class Run:
         self.average.updates = state["updates"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.log = state["step"], state["log"]
-        self.losses, self.top1s = state.get("losses", []), state.get("top1s", [])
-        self.seconds = state.get("seconds", 0.0)
+        self.losses, self.top1s, self.seconds = state["losses"], state["top1s"], state["seconds"]
 
     def check(self) -> None:
         """Raises FloatingPointError, naming the step, if any weight is no longer finite."""

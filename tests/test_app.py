@@ -528,7 +528,9 @@ def listed(monkeypatch):
             Entry("mine-small", "bundled", "small", "", "here", 3),
             Entry("broken", "broken · bundled", "", "", "failed", 0, "no config"),
         ]
+        here = {entry.name for entry in entries if entry.state == "here"}
         monkeypatch.setattr(module, "catalogue", lambda: entries)
+        monkeypatch.setattr(module, "is_here", here.__contains__)
         return module
 
     return make

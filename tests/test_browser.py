@@ -92,6 +92,15 @@ def upload(page, picture):
     page.locator("#picture input[type=file]").set_input_files(picture)
 
 
+def copy(page, picture):
+    """Puts a PNG on the browser's clipboard, for a page that was given leave to."""
+    page.evaluate(
+        """bytes => navigator.clipboard.write(
+            [new ClipboardItem({'image/png': new Blob([new Uint8Array(bytes)], {type: 'image/png'})})])""",
+        list(picture.read_bytes()),
+    )
+
+
 def example(page, picture):
     page.locator(f"#examples img[src$='/{picture.name}']").click()
 
@@ -198,11 +207,7 @@ def test_removing_the_picture_brings_the_hint_back(page, explained):
 
 def test_paste_a_picture(visit, explained):
     page = visit(permissions=["clipboard-read", "clipboard-write"])
-    page.evaluate(
-        """bytes => navigator.clipboard.write(
-            [new ClipboardItem({'image/png': new Blob([new Uint8Array(bytes)], {type: 'image/png'})})])""",
-        list(FROG.read_bytes()),
-    )
+    copy(page, FROG)
     page.get_by_label("Paste from clipboard").click()
     page.locator("#panel table").wait_for()
     assert on_page(page) and page.locator("#panel tbody tr").count() == BLOCKS["Large"] + 1
@@ -211,11 +216,7 @@ def test_paste_a_picture(visit, explained):
 def test_ctrl_v_anywhere_pastes_over_what_is_there(visit, explained):
     page = visit(permissions=["clipboard-read", "clipboard-write"])
     for picture in (FROG, CAR):  # the second while the first is on show
-        page.evaluate(
-            """bytes => navigator.clipboard.write(
-                [new ClipboardItem({'image/png': new Blob([new Uint8Array(bytes)], {type: 'image/png'})})])""",
-            list(picture.read_bytes()),
-        )
+        copy(page, picture)
         page.keyboard.press("Control+V")
         wait_for(page, explained("Large", picture))
 
