@@ -248,7 +248,7 @@ def build_demo() -> gr.Blocks:
                                 sources=["upload", "clipboard", "webcam"], buttons=[],
                                 alt_text="Your picture, in a format that this browser can't show")  # fmt: skip
                 model = gr.Radio(VARIANTS, value="Large", label="Model", elem_id="model",
-                                 info="Large has three times the parameters, four times the cost.")  # fmt: skip
+                                 info="Large costs nearly four times as many multiply-adds.")  # fmt: skip
                 weights = gr.Dropdown(families("Large"), value=family, label="Weights", elem_id="weights",
                                       info="What the network was trained on decides what it can name.")  # fmt: skip
                 fetch_weights = gr.Button("Fetch weights", visible=False, elem_id="fetch")
