@@ -246,7 +246,7 @@ def build_demo() -> gr.Blocks:
             with gr.Column(scale=1, min_width=260, elem_id="left"):
                 image = picture_input(label="Picture", height=230, elem_id="picture",
                                 sources=["upload", "clipboard", "webcam"], buttons=[],
-                                alt_text="Your picture, in a format that this browser can't show")  # fmt: skip
+                                alt_text="Your picture")  # fmt: skip
                 model = gr.Radio(VARIANTS, value="Large", label="Model", elem_id="model",
                                  info="Large costs nearly four times as many multiply-adds.")  # fmt: skip
                 weights = gr.Dropdown(families("Large"), value=family, label="Weights", elem_id="weights",
@@ -278,7 +278,7 @@ def build_demo() -> gr.Blocks:
 def _wire(tab, target, image, model, weights, fetch_weights, button, look_tab, compare_tab, outputs) -> None:
     """What happens on a click. Every listener that runs a network shares one limit, and the newest click wins."""
     label, notes, _, _, comparison = outputs
-    run = {"fn": show, "inputs": [tab, image, model, weights, target], "outputs": outputs, "show_progress": "minimal",
+    run = {"fn": show, "inputs": [tab, image, model, weights, target], "outputs": outputs, "show_progress": "full",
            "concurrency_id": "network", "concurrency_limit": AT_ONCE, "trigger_mode": "always_last",
            "api_visibility": "private"}  # fmt: skip
     quiet = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
@@ -322,11 +322,14 @@ FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "mon
 CONTRAST = {"block_info_text_color": "*neutral_600", "block_info_text_color_dark": "*neutral_300"}  # else 1.9 to 1
 CSS = """
 .gradio-container main { padding-top: 4px !important; } footer { margin-top: 8px; }
+#picture img { line-height: 190px; text-align: center; }
 #title { padding: 0; } #title h1 { margin: 0; display: inline; font-size: 20px; }
 #title p { display: inline; margin-left: 12px; } #examples .gallery { gap: 4px; }
 #notes .html-container, #panel .html-container, #pictures .html-container { padding: 0; }
+:is(#notes, #pictures, #panel) [data-testid=status-tracker] > * { display: none; }
 @media (max-width: 640px) {
   #left { display: contents; } #right { order: 1; } #examples { order: 2; }
+  #notes:has(.problem), #notes:has(.hint) { order: -1; }
 }
 """
 PASTE = """<script>
