@@ -95,7 +95,7 @@ def train(recipe: Recipe, out: Path, device: torch.device, resume: bool, note: s
     mean, std = colour_statistics(everything)
     learned, held_out = hold_out(everything, recipe.holdout, recipe.seed)
     learned, held_out = learned.to(device), held_out.to(device)
-    run = Run.new(recipe, len(everything.classes), device)
+    run = Run.new(recipe, spec, device)
     steps = recipe.epochs * steps_per_epoch(learned, recipe)
     if steps * recipe.norm_momentum < 10:
         print(f"note: {steps} steps are few for BatchNorm's --norm-momentum {recipe.norm_momentum}: use a higher one")

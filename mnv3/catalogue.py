@@ -32,7 +32,7 @@ from .checkpoints import (
     replace_file,
 )
 from .errors import InputError
-from .hub import TIMEOUT, Progress, cached, fetch_repo
+from .fetch import TIMEOUT, Progress, cached, fetch_repo
 from .images import Preprocessing
 from .tables import Spec
 

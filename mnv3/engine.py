@@ -16,7 +16,7 @@ import torch
 from .catalogue import load
 from .checkpoints import Checkpoint, GateStatistics
 from .errors import InputError
-from .hub import Progress
+from .fetch import Progress
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 KEPT = 6  # loaded checkpoints; Large takes 22 MB

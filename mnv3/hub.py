@@ -1,107 +1,224 @@
-"""The Hugging Face Hub: fetching a checkpoint's files, with time limits, a size limit and sentences."""
+"""To the Hugging Face Hub: a checkpoint's folder, published in one commit.
+
+python -m mnv3.hub push FOLDER user/repo [--private]
+
+The token is the one that huggingface_hub finds: HF_TOKEN, or what `hf auth login` stored. Whatever the client raises
+is said in words of our own, so that neither the token nor a signed address gets into a log.
+
+Nothing in the package imports this module: `python -m` warns about a module that its package has already loaded.
+"""
 
 from __future__ import annotations
 
-import errno
+import argparse
 import io
-from collections.abc import Callable
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
-from .checkpoints import CONFIG, MAX_JSON_BYTES, MAX_WEIGHT_BYTES, WEIGHTS
+from .card import model_card
+from .checkpoints import CARD, FILES, read_checkpoint
 from .errors import InputError
+from .fetch import TIMEOUT
 
-TIMEOUT = 10  # seconds without a byte before a server counts as out of reach
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
-
-
-def cached(repo: str) -> Path | None:
-    """The repo's folder in the Hub cache, if config and weights are there. Touches no network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = [try_to_load_from_cache(repo, file) for file in (CONFIG, WEIGHTS)]
-    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
+PUBLISHED = (*FILES, "curves.png", "confusion.png")  # not the saved state, nor anything else that lies in the folder
+LOGIN = "set HF_TOKEN or run `hf auth login`"
 
 
-def fetch_repo(repo: str, files: tuple[str, ...], progress: Progress | None) -> Path:
-    """CONFIG and the other `files` that the repo has, in the Hub cache; the cache alone if the Hub is out of reach.
+def check_write(repo: str, private: bool = False) -> None:
+    """Makes sure, before hours of training, that the token may write to `repo`; makes the repo if there is none.
 
-    File by file, since snapshot_download asks for the file list without a time limit. Raises InputError.
+    Raises InputError: no token, a read-only one, another's namespace, a public repo where a private one is wanted,
+    the Hub out of reach.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
-
     try:
-        size = get_hf_file_metadata(hf_hub_url(repo, CONFIG), timeout=TIMEOUT).size or 0
-    except HFValidationError:
-        raise InputError(f"{repo!r:.80} is not a Hub repo id: it has the form 'user/repo'.") from None
-    except RemoteEntryNotFoundError:
-        raise InputError(f"{repo} has no {CONFIG}: it is not a checkpoint of mnv3.") from None
+        with _client() as api:
+            made_with = api.whoami().get("auth", {}).get("accessToken", {})
+            if made_with.get("role") == "read":
+                raise InputError("the token is read-only: make one with write access on the Hub's settings page")
+            _open_repo(api, repo, private)
+            # create_repo is content with a repo that is there and may not be written to; this asks for the right itself
+            api.auth_check(repo, write=True)
     except Exception as error:  # whatever httpx2 raises, and what the Hub refuses
-        if folder := cached(repo):
-            return folder
-        raise InputError(_reason(repo, error)) from None
-    if size > MAX_JSON_BYTES:
-        raise InputError(f"{repo}'s {CONFIG} has {size:,} bytes: at most {MAX_JSON_BYTES:,} are read.")
-    try:
-        # by branch, so that the cache knows its commit; the others by that commit, so that they belong together
-        config = Path(hf_hub_download(repo, CONFIG, etag_timeout=TIMEOUT))
-        _fetch_others(repo, config.parent.name, [file for file in files if file != CONFIG], progress)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(_reason(repo, error)) from None
-    return config.parent
+        raise InputError(f"{repo!r:.100} can't be published to, since {_reason(repo, error)}.") from None
 
 
-def _fetch_others(repo: str, commit: str, files: list[str], progress: Progress | None) -> None:
-    """The files that this commit has, once their sizes are known to be within bounds."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import RemoteEntryNotFoundError
+def push(folder: str | os.PathLike, repo: str, private: bool = False, message: str = "A checkpoint of mnv3") -> str:
+    """Publishes the folder's checkpoint in one commit, making the repo if there is none. Returns the commit's URL.
 
-    fetch, plan, done = {"repo_id": repo, "revision": commit, "etag_timeout": TIMEOUT}, [], 0
-    for file in files:
+    The folder is only read. Raises InputError: a folder that is no whole checkpoint, or, with the command that
+    tries again, whatever the Hub or the network refuses.
+    """
+    return _send(_contents(Path(folder), repo), folder, repo, private, message)
+
+
+class Pusher:
+    """Publishes along the way, in the background: at most one push at a time, and none that fails stops a training."""
+
+    def __init__(self, repo: str, private: bool = False):
+        self.repo, self.private = repo, private
+        self._thread: threading.Thread | None = None
+
+    def start(self, folder: str | os.PathLike) -> None:
+        """Publishes the folder as it is now; it may be written to again at once. Skipped while a push is under way."""
+        if self._thread and self._thread.is_alive():
+            return
         try:
-            plan.append(hf_hub_download(filename=file, **fetch, dry_run=True))
-        except RemoteEntryNotFoundError:
-            continue
-    size = sum(file.file_size or 0 for file in plan if file.will_download)
-    if size > MAX_WEIGHT_BYTES:
-        raise InputError(f"{repo} has {size / 1e6:.0f} MB: at most {MAX_WEIGHT_BYTES / 1e6:.0f} MB are fetched.")
-    for file in plan:
-        bar = {"tqdm_class": _reporting(progress, done, size)} if progress else {}
-        hf_hub_download(filename=file.filename, **fetch, **bar)
-        done += (file.file_size or 0) * file.will_download
+            contents = _contents(Path(folder), self.repo)
+        except InputError as error:
+            return self._warn(error)
+        # a daemon, so that a network that hangs can't keep an interrupted training from ending
+        self._thread = threading.Thread(target=self._run, args=(contents, folder), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until no push is under way."""
+        if self._thread:
+            self._thread.join()
+
+    def _run(self, contents: dict[str, bytes], folder: str | os.PathLike) -> None:
+        try:
+            _send(contents, folder, self.repo, self.private, "A checkpoint of mnv3, while it is trained")
+        except InputError as error:
+            self._warn(error)
+
+    def _warn(self, error: InputError) -> None:
+        print(f"mnv3.hub: the training goes on, but: {error}", file=sys.stderr, flush=True)
+
+
+def _contents(folder: Path, repo: str) -> dict[str, bytes]:
+    """What is to be published, by name: read strictly from a copy, so what was checked is what is sent."""
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder.name!r:.80}: give the folder that train.py or save() wrote.")
+    try:
+        with tempfile.TemporaryDirectory() as copy:
+            for name in PUBLISHED:
+                if (folder / name).is_file():
+                    shutil.copy(folder / name, copy)
+            checkpoint = read_checkpoint(Path(copy))
+            contents = {path.name: path.read_bytes() for path in Path(copy).iterdir()}
+    except OSError as error:
+        raise InputError(f"{folder.name!r:.80} can't be copied to be published: {error.strerror}.") from None
+    return contents | {CARD: model_card(checkpoint, repo).encode()}
+
+
+def _send(contents: dict[str, bytes], folder: str | os.PathLike, repo: str, private: bool, message: str) -> str:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    try:
+        with _client() as api:
+            there = _open_repo(api, repo, private)
+            # buffers go by plain HTTP, whose time limits are ours and which the tests can follow; Xet takes only paths
+            files = [CommitOperationAdd(name, io.BytesIO(data)) for name, data in sorted(contents.items())]
+            for file in files:  # one by one: several at once draw a progress bar over the training's
+                api.preupload_lfs_files(repo, [file], free_memory=False)
+            # an older checkpoint's gates must not stay beside these weights
+            stale = [CommitOperationDelete(name) for name in PUBLISHED if name in there and name not in contents]
+            return api.create_commit(repo, [*files, *stale], commit_message=message).commit_url
+    except Exception as error:  # whatever httpx2 raises, and what the Hub refuses
+        again = f"python -m mnv3.hub push {shlex.quote(str(folder))} {shlex.quote(repo)}{' --private' * private}"
+        raise InputError(
+            f"{repo!r:.100} was not published, since {_reason(repo, error)}; every file is still here, "
+            f"and this tries again: `{again}`"
+        ) from None
+
+
+def _open_repo(api, repo: str, private: bool) -> set[str]:
+    """The names of the repo's files, once it is there. Raises InputError and what the client raises."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(repo)
+    if repo.count("/") != 1:
+        raise HFValidationError
+    if not get_token():
+        raise LocalTokenNotFoundError
+    api.create_repo(repo, private=private or None, exist_ok=True)  # None: as the namespace has it by default
+    found = api.model_info(repo, timeout=TIMEOUT)
+    if private and not found.private:
+        raise InputError("the repo is there already and public: make it private on the Hub, or choose another name")
+    return {file.rfilename for file in found.siblings or []}
+
+
+@contextmanager
+def _client():
+    """The client's API, which gives up after TIMEOUT seconds of silence and keeps its warnings to itself."""
+    from huggingface_hub import HfApi, set_client_factory
+    from huggingface_hub.utils import _http, logging
+
+    def limited():
+        client = _http.default_client_factory()
+        client.timeout = TIMEOUT
+        return client
+
+    if _http._GLOBAL_CLIENT_FACTORY is _http.default_client_factory:  # it waits for ever; a host's own is left alone
+        set_client_factory(limited)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # its warnings hold signed addresses; what goes wrong in the end is raised
+    try:
+        yield HfApi()
+    finally:
+        logging.set_verbosity(level)
 
 
 def _reason(repo: str, error: Exception) -> str:
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    """Why, and what to do: the part of a sentence that follows 'since'."""
+    import httpx2
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
-    if isinstance(error, GatedRepoError):
-        return f"{repo} is gated: accept its terms on the Hub, set HF_TOKEN, and try again."
-    if isinstance(error, RepositoryNotFoundError):
-        return f"{repo} was not found on the Hub: check the spelling, or, if it is private, set HF_TOKEN."
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the client wraps what stopped the upload of a file
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, HFValidationError):
+        return "it is not a Hub repo id: it has the form 'user/repo'"
+    if isinstance(error, LocalTokenNotFoundError):
+        return f"there is no token: {LOGIN}"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE keeps the Hub out: unset it"
     if isinstance(error, HfHubHTTPError):
-        return f"The Hub answered {repo} with status {error.response.status_code}: try again in a few minutes."
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-        return f"{repo} can't be kept, since the cache is full or can't be written: set HF_HOME to a folder with room."
-    return f"{repo} is not in the local cache and the Hub can't be reached: check the network and try again."
+        return _refusal(repo, error.response.status_code)
+    if isinstance(error, OSError | httpx2.HTTPError):
+        return "the Hub can't be reached: check the network"
+    return f"the Hub or the client's settings are not as expected: {LOGIN}, and try again later"
 
 
-def _reporting(progress: Progress, before: int, size: int):
-    """A tqdm for huggingface_hub that reports bytes to `progress` and draws nothing."""
-    from tqdm import tqdm
-
-    class Reporting(tqdm):
-        def __init__(self, *args, **kwargs):
-            kwargs.pop("name", None)
-            super().__init__(*args, **{**kwargs, "disable": False, "file": io.StringIO()})
-
-        def update(self, n=1):
-            super().update(n)
-            progress(before + int(self.n), size)
-
-    return Reporting
+def _refusal(repo: str, status: int) -> str:
+    namespace = repo.split("/")[0]
+    if status == 401:
+        return f"the Hub does not know the token: {LOGIN}"
+    if status in (403, 404):
+        return f"the token may not write there: it needs write access, and {namespace!r} must be you or a team of yours"
+    if status == 429:
+        return "the Hub has had too many requests from you: wait some minutes"
+    return f"the Hub answered with status {status}: wait some minutes"
 
 
-if __name__ == "__main__":  # the design names `python -m mnv3.hub push`: better a word than a silent 0
-    raise SystemExit("mnv3.hub: pushing to the Hub is not there yet")
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m mnv3.hub", description="Publishes checkpoints on the Hub.")
+    command = parser.add_subparsers(required=True, metavar="push").add_parser("push", help="publish a folder")
+    command.add_argument("folder", type=Path, help="the folder that train.py or save() wrote")
+    command.add_argument("repo", metavar="user/repo", help="where to; made if it is not there")
+    command.add_argument("--private", action="store_true", help="make that repo a private one")
+    given = parser.parse_args(arguments)
+    try:
+        print(f"published: {push(given.folder, given.repo, given.private)}")
+        return 0
+    except InputError as error:
+        print(f"mnv3.hub: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

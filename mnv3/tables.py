@@ -108,11 +108,15 @@ class Spec:
     strides: int = 0
 
     @classmethod
-    def of(cls, variant: str = "large", width: float = 1.0, num_classes: int = 1000, strides: int = 0) -> Spec:
+    def of(
+        cls, variant: str = "large", width: float = 1.0, num_classes: int = 1000, strides: int = 0,
+        minimalistic: bool = False,
+    ) -> Spec:  # fmt: skip
         """The paper's Large or Small: `width` times as wide, its first `strides` strides of 2 set to 1.
 
         Width follows the paper's own figures, which torchvision's rule misses: an expansion is its
         ratio in the table times the *rounded* input, and the hidden layer never shrinks below 1.0.
+        Minimalistic nets (the authors' later release) have no SE, ReLU throughout and 3×3 kernels only.
         """
         if variant not in TABLES:
             raise InputError(f"There is no variant {variant!r}: choose one of {', '.join(TABLES)}.")
@@ -121,11 +125,13 @@ class Spec:
         rows, full, scaled = [], STEM, round8(STEM * width)
         for row in table:
             expand, out = round8(scaled * row.expand / full), round8(row.out * width)
-            rows.append(row._replace(expand=expand, out=out))
+            plain = {"kernel": 3, "se": False, "act": "RE"} if minimalistic else {}
+            rows.append(row._replace(expand=expand, out=out, **plain))
             full, scaled = row.out, out
         spec = cls(
             rows=tuple(rows), last=round8(last * width), hidden=round8(hidden * max(width, 1.0)),
             num_classes=num_classes, stem=round8(STEM * width), variant=variant, width=float(width),
+            act="RE" if minimalistic else "HS",
         )  # fmt: skip
         return spec.with_strides(strides)
 

@@ -14,11 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .catalogue import load
 from .checkpoints import GateStatistics
 from .data import Pictures, augment, generator, normalise
 from .errors import InputError
 from .layers import SqueezeExcitation
 from .model import MobileNetV3
+from .tables import Spec
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def _option(default, text: str):
@@ -32,6 +36,7 @@ class Recipe:
     variant: str = _option("small", "the paper's network: large or small")
     width: float = _option(1.0, "multiplier of all widths, by the paper's rule")
     strides: int = _option(2, "how many strides of 2 become 1; 2 suits pictures of 32 pixels")
+    init: str = _option("", "checkpoint to start from, by mnv3.load's names; other classes get a new last layer")
     data: str = _option("", "folder with train/ and test/, each holding one folder per class")
     size: int = _option(32, "side of the pictures, in pixels")
     holdout: int = _option(5000, "training pictures held out for every choice that is made")
@@ -45,6 +50,8 @@ class Recipe:
     shift: int = _option(4, "pixels by which pictures are moved at random; half are mirrored")
     ema: float = _option(0.998, "decay of the averaged weights, warmed up; 0 keeps the newest")
     norm_momentum: float = _option(0.1, "BatchNorm's momentum while training; the paper's 0.01 lags in short runs")
+    precision: str = _option("fp32", "fp32, or bf16 or fp16 by autocast")
+    compile: bool = _option(False, "compile the network: minutes at the start, faster steps after it")
     seed: int = _option(0, "decides every random draw")
 
     @property
@@ -61,13 +68,16 @@ class Recipe:
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"`{name}` (={getattr(self, name)!r}) must lie between {low:g} and {high:g}.")
+        if self.precision not in ("fp32", *AUTOCAST):
+            raise InputError(f"`precision` (={self.precision!r:.60}) must be one of fp32, {', '.join(AUTOCAST)}.")
 
 
 def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """One option for each field of Recipe, with its type, default and help."""
     for f in fields(Recipe):
-        option = "--" + f.name.replace("_", "-")
-        parser.add_argument(option, type=type(f.default), default=f.default, help=f"{f.metadata['help']} (%(default)s)")
+        option, text = "--" + f.name.replace("_", "-"), f"{f.metadata['help']} (%(default)s)"
+        kind = {"action": argparse.BooleanOptionalAction} if f.type == "bool" else {"type": type(f.default)}
+        parser.add_argument(option, default=f.default, help=text, **kind)
 
 
 def changed_fields(saved: dict, recipe: Recipe) -> list[str]:
@@ -122,15 +132,31 @@ def set_early(model: MobileNetV3, early: bool) -> None:
     model.features[0][0].stride = (stride, stride)
 
 
-def new_model(recipe: Recipe, num_classes: int) -> MobileNetV3:
-    """The recipe's network from scratch, initialised by its seed."""
+def new_model(recipe: Recipe, spec: Spec) -> MobileNetV3:
+    """The recipe's network, initialised by its seed, then with the weights of its `init` where they fit."""
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        model = MobileNetV3(recipe.variant, recipe.width, num_classes, recipe.strides)
+        model = MobileNetV3(spec=spec)
+    if recipe.init:
+        start_from(model, load(recipe.init).model, recipe.init)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = recipe.norm_momentum
     return model.to(memory_format=torch.channels_last)
+
+
+def start_from(model: MobileNetV3, source: MobileNetV3, name: str) -> None:
+    """Copies every weight of `source`; the last layer stays new where it tells apart another number of classes.
+
+    Raises InputError naming the first tensor that differs otherwise: it is another network.
+    """
+    wanted, given = model.state_dict(), dict(source.state_dict())
+    if source.spec.num_classes != model.spec.num_classes:
+        given |= {key: wanted[key] for key in list(wanted)[-2:]}  # weight and bias of the last layer
+    for key in [*wanted, *given]:
+        if key not in wanted or key not in given or wanted[key].shape != given[key].shape:
+            raise InputError(f"`init` (={name!r:.80}) is another network: {key!r} differs; check --variant.")
+    model.load_state_dict(given)
 
 
 def steps_per_epoch(pictures: Pictures, recipe: Recipe) -> int:
@@ -155,9 +181,12 @@ class Run:
     top1s: list[float] = field(default_factory=list)
     seconds: float = 0.0  # of this epoch
 
+    def __post_init__(self) -> None:
+        self.forward = torch.compile(self.model) if self.recipe.compile else self.model
+
     @classmethod
-    def new(cls, recipe: Recipe, num_classes: int, device: torch.device) -> Run:
-        model = new_model(recipe, num_classes).to(device)
+    def new(cls, recipe: Recipe, spec: Spec, device: torch.device) -> Run:
+        model = new_model(recipe, spec).to(device)
         return cls(recipe, model, Averaged(model, recipe.ema), optimiser(model, recipe))
 
     def state(self) -> dict:
@@ -199,7 +228,10 @@ def train_step(run: Run, pictures: Pictures, mean: Tensor, std: Tensor) -> tuple
     for group in run.optimiser.param_groups:
         group["lr"] = learning_rate(recipe, run.step / (recipe.epochs * steps))
     labels = pictures.labels[index]
-    logits = run.model(normalise(augment(pictures.images[index], random, recipe.shift), mean, std))
+    images = normalise(augment(pictures.images[index], random, recipe.shift), mean, std)
+    with torch.autocast(images.device.type, AUTOCAST.get(recipe.precision), enabled=recipe.precision in AUTOCAST):
+        logits = run.forward(images)
+    logits = logits.float()
     loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     if not math.isfinite(loss.item()):
         raise FloatingPointError(f"The loss is {loss.item()} at step {run.step} (epoch {epoch + 1}).")

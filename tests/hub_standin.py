@@ -1,16 +1,26 @@
-"""A Hub on 127.0.0.1 that speaks what huggingface_hub 2.4 asks for when it reads a model repo.
+"""A Hub on 127.0.0.1 that speaks what huggingface_hub 2.4 asks for when it reads or writes a model repo.
 
 with HubStandIn() as hub:
     hub.add("user/repo", folder)      # what it serves
     hub.behaviour = "silent"          # how it fails
     hub.requests                      # [("GET", "/api/models/user/repo/revision/main"), ...]
+    hub.commits, hub.created          # what was pushed: [(repo, title, names, deleted)], [{"name": …, "visibility": …}]
 
 GET  /api/models/{repo}/revision/{rev}        the repo's commit
 GET  /api/models/{repo}/tree/{sha}            its files; those over LFS_FROM bytes as LFS, like on the Hub
 HEAD /{repo}/resolve/{sha}/{file}             ETag, size, commit; a redirect to the store for LFS files
 GET  /{repo}/resolve/{sha}/{file}, /store/{sha256}
+
+and, for who has TOKEN, with which one may write to what is user's:
+GET  /api/whoami-v2, /api/models/{repo}/auth-check/write
+POST /api/repos/create, /api/validate-yaml
+POST /api/models/{repo}/preupload/{rev}       which files go to the store
+POST /{repo}.git/info/lfs/objects/batch       where to; it speaks no Xet, so a client that tries it fails
+PUT  /store/{sha256}
+POST /api/models/{repo}/commit/{rev}          one JSON a line: title, files, names of stored ones, deletions
 """
 
+import base64
 import hashlib
 import json
 import socket
@@ -20,6 +30,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 LFS_FROM = 100_000
+TOKEN = "hf_standInsOnlyToken"
 STATUS = {  # behaviour: status, error code, as the Hub sends them
     "not found": (404, "RepoNotFound"),
     "unauthorised": (401, "RepoNotFound"),
@@ -30,10 +41,14 @@ STATUS = {  # behaviour: status, error code, as the Hub sends them
 
 class HubStandIn:
     """`behaviour`: "well", a key of STATUS ("gated" only for the files, as on the Hub), "silent" (accepts and never
-    answers), or "drops" (breaks every connection)."""
+    answers), "drops" (breaks every connection), "forbids" (403 to whoever writes; reading goes well), "read-only" (says
+    that the token is), "cuts" (breaks the connection half-way through each upload), or "cuts commits" (those)."""
 
     def __init__(self):
         self.repos, self.requests, self.behaviour = {}, [], "well"
+        self.private, self.created, self.commits, self.stored = set(), [], [], {}
+        self.writing = threading.Event()  # whether uploads may go on; cleared, they wait
+        self.writing.set()
         self.released = threading.Event()
 
     def __enter__(self):
@@ -55,6 +70,7 @@ class HubStandIn:
     def stop(self):
         """From now on connections are refused, as when the machine is off the net."""
         self.released.set()
+        self.writing.set()
         if self.thread.is_alive():
             self.server.shutdown()
             self.server.server_close()
@@ -71,19 +87,125 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self):
+        path = self.arrived()
+        if path == "/api/whoami-v2":
+            self.whoami()
+        elif path and path.endswith("/auth-check/write"):
+            if self.may_write(path.split("/")[3]):
+                self.answer(b"{}")
+        elif path and path.startswith("/api/models/"):
+            self.describe(path.removeprefix("/api/models/"))
+        elif path:
+            self.file(path)
+
+    def do_POST(self):
+        body, path = self.body(), self.arrived()
+        if path == "/api/validate-yaml":
+            self.answer(b'{"errors": [], "warnings": []}')
+        elif path == "/api/repos/create":
+            self.create(json.loads(body))
+        elif path and self.may_write(path.removeprefix("/api/models").split("/")[1]):
+            if "/preupload/" in path:
+                self.preupload(path, json.loads(body))
+            elif path.endswith(".git/info/lfs/objects/batch"):
+                self.batch(json.loads(body))
+            else:
+                self.commit(path, [json.loads(line) for line in body.splitlines()])
+
+    def do_PUT(self):
+        if self.hub.behaviour == "cuts":
+            self.rfile.read(int(self.headers["Content-Length"]) // 2)
+            self.hub.requests.append(("PUT", "cut"))
+            return self.drop()
+        body, path = self.body(), self.arrived()
+        self.hub.writing.wait(60)
+        assert sha256(body) == path.removeprefix("/store/")
+        self.hub.stored[sha256(body)] = body
+        self.answer(b"")
+
+    def arrived(self):
+        """The path asked for, or None where the answer, or none, has been given already."""
         hub, path = self.hub, urlsplit(self.path).path
         hub.requests.append((self.command, path))
         if hub.behaviour == "silent":
             hub.released.wait(60)
-        if hub.behaviour in ("silent", "drops"):
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-        elif hub.behaviour in STATUS and not (hub.behaviour == "gated" and path.startswith("/api/")):
-            self.answer(b"{}", *STATUS[hub.behaviour])
-        elif path.startswith("/api/models/"):
-            self.describe(path.removeprefix("/api/models/"))
+        cut = hub.behaviour == "cuts commits" and "/commit/" in path
+        if hub.behaviour in ("silent", "drops") or cut:
+            return self.drop()
+        if hub.behaviour in STATUS and not (hub.behaviour == "gated" and path.startswith("/api/")):
+            return self.answer(b"{}", *STATUS[hub.behaviour])
+        return path
+
+    def drop(self):
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def body(self):
+        if length := self.headers["Content-Length"]:
+            return self.rfile.read(int(length))
+        body = b""
+        while size := int(self.rfile.readline(), 16):  # in chunks
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def whoami(self):
+        if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            return self.answer(b'{"error": "Invalid username or password."}', 401)
+        role = "read" if self.hub.behaviour == "read-only" else "write"
+        me = {"type": "user", "name": "user", "orgs": [], "auth": {"accessToken": {"displayName": "x", "role": role}}}
+        self.answer(json.dumps(me).encode())
+
+    def may_write(self, namespace):
+        """Whether this request may write there; if not, it has been told so."""
+        if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            self.answer(b'{"error": "Invalid credentials in Authorization header"}', 401)
+        elif self.hub.behaviour == "forbids" or namespace != "user":
+            self.answer(b'{"error": "You don\'t have the rights"}', 403)
         else:
-            self.file(path)
+            return True
+
+    def create(self, wanted):
+        if self.may_write(wanted["organization"]):
+            repo = f"{wanted['organization']}/{wanted['name']}"
+            there = repo in self.hub.repos
+            if not there:
+                self.hub.created.append(wanted)
+                self.hub.repos[repo] = {}
+                if wanted.get("visibility") == "private":
+                    self.hub.private.add(repo)
+            self.answer(json.dumps({"url": f"{self.hub.url}/{repo}"}).encode(), 409 if there else 200)
+
+    def preupload(self, path, wanted):
+        there = self.hub.repos["/".join(path.split("/")[3:5])]
+        modes = []
+        for file in wanted["files"]:
+            large, old = file["size"] >= LFS_FROM, there.get(file["path"])
+            oid = None if old is None else sha256(old) if large else blob_id(old)
+            mode = {"uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid}
+            modes.append({"path": file["path"], **mode})
+        self.answer(json.dumps({"files": modes}).encode())
+
+    def batch(self, wanted):
+        assert wanted["operation"] == "upload" and "basic" in wanted["transfers"]
+        objects = []
+        for large in wanted["objects"]:
+            upload = {"upload": {"href": f"{self.hub.url}/store/{large['oid']}"}}
+            objects.append({**large, **({} if large["oid"] in self.hub.stored else {"actions": upload})})
+        self.answer(json.dumps({"transfer": "basic", "objects": objects}).encode())
+
+    def commit(self, path, lines):
+        hub, repo = self.hub, "/".join(path.split("/")[3:5])
+        files, title = dict(hub.repos[repo]), lines[0]["value"]["summary"]
+        pick = lambda key: [line["value"] for line in lines if line["key"] == key]  # noqa: E731
+        files |= {file["path"]: base64.b64decode(file["content"]) for file in pick("file")}
+        files |= {file["path"]: hub.stored[file["oid"]] for file in pick("lfsFile")}
+        deleted = {file["path"] for file in pick("deletedFile")}
+        hub.repos[repo] = {name: data for name, data in files.items() if name not in deleted}
+        hub.commits.append((repo, title, {file["path"] for file in pick("file") + pick("lfsFile")}, deleted))
+        made = commit(hub.repos[repo])
+        self.answer(json.dumps({"commitUrl": f"{hub.url}/{repo}/commit/{made}", "commitOid": made}).encode())
 
     def describe(self, path):
         repo = "/".join(path.split("/")[:2])
@@ -92,7 +214,9 @@ class _Handler(BaseHTTPRequestHandler):
         files = self.hub.repos[repo]
         if "/tree/" in path:
             return self.answer(json.dumps([_listed(name, data) for name, data in files.items()]).encode())
-        info = {"id": repo, "sha": commit(files), "private": False, "tags": [], "siblings": []}
+        siblings = [{"rfilename": name} for name in files]
+        private = repo in self.hub.private
+        info = {"id": repo, "sha": commit(files), "private": private, "tags": [], "siblings": siblings}
         return self.answer(json.dumps(info).encode())
 
     def file(self, path):

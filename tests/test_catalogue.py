@@ -378,7 +378,7 @@ def test_neither_cached_nor_to_be_had_is_one_sentence_soon(repo, hub, monkeypatc
 
 
 def out_of_order(hub, trouble, monkeypatch):
-    monkeypatch.setattr("mnv3.hub.TIMEOUT", 1)  # second, so that waiting for silence takes no time here
+    monkeypatch.setattr("mnv3.fetch.TIMEOUT", 1)  # second, so that waiting for silence takes no time here
     if trouble == "stopped":
         hub.stop()
     else:
@@ -426,7 +426,7 @@ def test_a_repo_of_something_else_is_no_checkpoint(hub, tmp_path):
 
 
 def test_a_repo_too_large_is_refused_before_it_is_fetched(repo, hub, monkeypatch):
-    monkeypatch.setattr("mnv3.hub.MAX_WEIGHT_BYTES", 50_000)
+    monkeypatch.setattr("mnv3.fetch.MAX_WEIGHT_BYTES", 50_000)
     assert "user/repo" in refusal("user/repo")
     fetched = [path for method, path in hub.requests if method == "GET"]
     assert not any("model.safetensors" in path or "/store/" in path for path in fetched)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mnv3.layers import ACTIVATION, GATE, SLOPE, SqueezeExcitation, energy, hardswish_slope
+from mnv3.layers import ACTIVATION, GATE, SLOPE, DepthwiseConv2d, SqueezeExcitation, energy, hardswish_slope
 
 TENTHS = torch.arange(-30, 31, dtype=torch.float64) / 10
 
@@ -101,3 +101,16 @@ def test_energy_by_hand():
     h = torch.tensor([[[[1.0, -2.0]], [[3.0, 4.0]]]])  # (1, 2, 1, 2)
     moved = energy(h, torch.tensor([[0.5, 0.0]]))
     assert moved.tolist() == [[[[2.0, 3.0]], [[0.25, 0.5]]]]
+
+
+@pytest.mark.parametrize("kernel, stride, side", [(3, 1, 8), (3, 2, 8), (3, 2, 7), (5, 1, 4), (5, 2, 8), (5, 2, 7)])
+def test_depthwise_gradients_are_autograds(kernel, stride, side):
+    layer = DepthwiseConv2d(6, 6, kernel, stride, kernel // 2, groups=6, bias=False).double()
+    x = torch.randn(2, 6, side, side, dtype=torch.double, generator=torch.manual_seed(0)).requires_grad_()
+    plain = torch.nn.functional.conv2d(x, layer.weight, None, stride, kernel // 2, groups=6)
+    out = layer(x)
+    assert torch.equal(out, plain) and type(out.grad_fn).__name__ == "DepthwiseGradientBackward"
+    gradient = torch.randn_like(out)
+    ours, autograds = (torch.autograd.grad(y, (x, layer.weight), gradient) for y in (out, plain))
+    for one, other in zip(ours, autograds, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)

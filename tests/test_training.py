@@ -28,6 +28,7 @@ from mnv3 import InputError, data, training
 from mnv3.checkpoints import Checkpoint, GateStatistics, read_checkpoint
 from mnv3.data import Pictures, augment, colour_statistics, generator, hold_out, normalise, read_folder
 from mnv3.images import Preprocessing, open_picture
+from mnv3.tables import Spec
 from mnv3.training import Averaged, Recipe, Run, gate_statistics, learning_rate, optimiser, score, train_step
 
 ROOT = Path(__file__).parent.parent
@@ -297,7 +298,7 @@ def test_a_run_without_a_rise_or_a_fall_has_a_rate_too(warmup):
 
 
 def test_weight_decay_is_on_convolutions_and_linear_layers_but_not_in_se_blocks():
-    model = training.new_model(Recipe(width=0.35), 10)
+    model = training.new_model(Recipe(width=0.35), Spec.of("small", 0.35, 10, 2))
     groups = optimiser(model, Recipe(weight_decay=0.01)).param_groups
     by_id = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(by_id) == len(list(model.parameters()))
@@ -321,6 +322,10 @@ FAST = Recipe(
 MIDDLE = torch.full((3,), 0.5), torch.full((3,), 0.25)
 
 
+def new_run(recipe, classes):
+    return Run.new(recipe, Spec.of(recipe.variant, recipe.width, classes, recipe.strides), CPU)
+
+
 @pytest.fixture(scope="module")
 def eight():
     """Eight pictures of two classes that are their own mirror images, so that with shift 0 nothing augments them."""
@@ -334,14 +339,14 @@ def test_mirrored_pictures_are_not_augmented(eight):
 
 
 def test_every_parameter_gets_a_gradient(eight):
-    run = Run.new(FAST, 2, CPU)
+    run = new_run(FAST, 2)
     train_step(run, eight, *MIDDLE)
     without = [name for name, p in run.model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
 
 
 def test_it_learns_eight_pictures_by_heart(eight):
-    run = Run.new(replace(FAST, norm_momentum=0.3), 2, CPU)
+    run = new_run(replace(FAST, norm_momentum=0.3), 2)
     losses = [train_step(run, eight, *MIDDLE)[0] for _ in range(60)]
     assert losses[0] > 0.5
     assert max(losses[-5:]) < 0.05
@@ -359,8 +364,8 @@ def must_learn(run, pictures):
 
 
 def test_a_run_learns_and_one_whose_gradients_are_cleared_before_the_step_is_refused(eight):
-    must_learn(Run.new(FAST, 2, CPU), eight)
-    mutant = Run.new(FAST, 2, CPU)
+    must_learn(new_run(FAST, 2), eight)
+    mutant = new_run(FAST, 2)
     step = mutant.optimiser.step
     mutant.optimiser.step = lambda: (mutant.optimiser.zero_grad(set_to_none=False), step())
     with pytest.raises(AssertionError):
@@ -372,7 +377,7 @@ def test_a_step_is_a_function_of_the_state_alone(eight):
     for seed in (1, 2):
         torch.manual_seed(seed)
         np.random.seed(seed)
-        run = Run.new(FAST, 2, CPU)
+        run = new_run(FAST, 2)
         train_step(run, eight, *MIDDLE)
         outcomes.append(run.model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(*(o.values() for o in outcomes), strict=True))
@@ -381,7 +386,7 @@ def test_a_step_is_a_function_of_the_state_alone(eight):
 def test_every_picture_is_seen_once_in_an_epoch_and_epochs_differ(monkeypatch):
     pictures, batches = labelled(20, 20, size=32), []
     monkeypatch.setattr(training, "augment", lambda images, random, shift: batches.append(images) or images)
-    run = Run.new(replace(FAST, epochs=2, batch_size=16), 2, CPU)
+    run = new_run(replace(FAST, epochs=2, batch_size=16), 2)
     for _ in range(4):
         train_step(run, pictures, *MIDDLE)
     orders = [numbers(Pictures(torch.cat(batches[i : i + 2]), torch.zeros(32), ())) for i in (0, 2)]
@@ -389,8 +394,25 @@ def test_every_picture_is_seen_once_in_an_epoch_and_epochs_differ(monkeypatch):
     assert orders[0] != orders[1]
 
 
+def test_bf16_learns_too(eight):
+    run = new_run(replace(FAST, norm_momentum=0.3, precision="bf16"), 2)
+    losses = [train_step(run, eight, *MIDDLE)[0] for _ in range(40)]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert all(p.dtype == torch.float32 for p in run.model.parameters())
+
+
+def test_a_run_can_start_from_a_checkpoints_weights_with_a_new_head():
+    known = mnv3.load("cifar10-small")
+    for classes in (10, 3):
+        model = training.new_model(Recipe(init="cifar10-small"), Spec.of("small", 1.0, classes, 2))
+        same = {k for k, v in model.state_dict().items() if v.shape == known.model.state_dict()[k].shape}
+        assert all(torch.equal(model.state_dict()[k], known.model.state_dict()[k]) for k in same)
+        new = set(model.state_dict()) - same
+        assert new == (set() if classes == 10 else {"classifier.3.weight", "classifier.3.bias"})
+
+
 def test_early_epochs_run_on_maps_a_quarter_the_size():
-    run = Run.new(replace(FAST, epochs=2, early_epochs=1), 2, CPU)
+    run = new_run(replace(FAST, epochs=2, early_epochs=1), 2)
     pictures, strides = labelled(4, 4, size=32), []
     for _ in range(2):
         train_step(run, pictures, *MIDDLE)
@@ -420,7 +442,7 @@ def norm_and_linear(value=0.0):
 
 
 def test_without_decay_the_average_is_the_model_buffers_too():
-    run = Run.new(replace(FAST, ema=0), 2, CPU)
+    run = new_run(replace(FAST, ema=0), 2)
     for _ in range(2):
         train_step(run, labelled(4, 4, size=32), *MIDDLE)
     average, model = run.average.model.state_dict(), run.model.state_dict()
@@ -962,7 +984,7 @@ def test_the_weights_that_do_better_on_held_out_pictures_are_stored(better, wors
     learned, held_out = hold_out(everything, 24, 0)
     mostly_first = held_out.subset(torch.tensor([0, 1, 2, 3, 4, 5, 8, 16]))
     assert mostly_first.labels.bincount().tolist() == [6, 1, 1]
-    run = Run.new(Recipe(width=0.35, data=str(folder)), 3, CPU)
+    run = new_run(Recipe(width=0.35, data=str(folder)), 3)
     networks = {"averaged": run.average.model, "newest": run.model}
     saying(networks[better], 0)
     saying(networks[worse], 2)
@@ -998,7 +1020,8 @@ def test_fewer_held_out_pictures_than_classes_still_end_in_a_checkpoint(folder, 
 
 # ---- the command line ---------------------------------------------------------------------------------------------
 
-OTHER = {"variant": "large", "data": "elsewhere"}  # other values than the defaults; numbers are changed below
+# other values than the defaults; numbers are changed below
+OTHER = {"variant": "large", "data": "elsewhere", "init": "cifar10-small", "precision": "bf16"}
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Recipe)])
@@ -1006,6 +1029,11 @@ def test_every_field_of_the_recipe_has_an_option(name):
     parser = argparse.ArgumentParser()
     training.recipe_arguments(parser)
     default = asdict(Recipe())[name]
+    if isinstance(default, bool):
+        option = "--" + name.replace("_", "-")
+        assert vars(parser.parse_args([option]))[name] is True
+        assert vars(parser.parse_args([option.replace("--", "--no-")]))[name] is False
+        return
     value = OTHER.get(name) or (default + 1 if isinstance(default, int) else default / 2)
     given = vars(parser.parse_args(["--" + name.replace("_", "-"), str(value)]))
     assert given == asdict(Recipe()) | {name: value} and type(given[name]) is type(default)
@@ -1028,7 +1056,7 @@ def test_help_shows_every_option_with_its_default(capsys):
         ("warmup", "1.5"), ("label-smoothing", "-0.1"), ("shift", "32"), ("ema", "1.0"), ("norm-momentum", "0.0"),
         ("seed", "-1"), ("size", "7"), ("weight-decay", "inf"), ("holdout", "0"), ("holdout", "120"), ("width", "0"),
         ("width", "nan"), ("strides", "77"), ("strides", "-1"), ("variant", "medium"), ("batch-size", "97"),
-        ("device", "toaster"),
+        ("device", "toaster"), ("precision", "int4"), ("init", "cifar10-large"),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_one_sentence_and_status_2(option, value, folder, tmp_path, capsys):

@@ -1,0 +1,281 @@
+"""Publishing on the Hub: the real client against a Hub on 127.0.0.1, which takes, refuses, or breaks off."""
+
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard, set_client_factory
+from huggingface_hub.utils import _http
+from hub_standin import TOKEN
+
+import mnv3
+from mnv3 import InputError, hub
+from mnv3.card import model_card
+from mnv3.catalogue import BUNDLED, bundled_names
+from mnv3.checkpoints import FILES
+
+REPO = "user/repo"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Silence and retries take no time here; the client's factory, which hub.py sets, is put back."""
+    sleep = time.sleep
+    monkeypatch.setattr("mnv3.hub.TIMEOUT", 1)
+    monkeypatch.setattr(_http.time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
+    yield
+    set_client_factory(_http.default_client_factory)
+
+
+@pytest.fixture(autouse=True)
+def token_stays_secret(capfd):
+    yield
+    assert TOKEN not in "".join(capfd.readouterr())
+
+
+@pytest.fixture
+def online(request, monkeypatch):
+    """The stand-in Hub, and a token for it."""
+    standin = request.getfixturevalue("hub")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return standin
+
+
+@pytest.fixture
+def folder(small_checkpoint, tmp_path):
+    """A checkpoint's folder as a training leaves it, with what is nobody else's business."""
+    folder = small_checkpoint().save(tmp_path / "run")
+    (folder / "curves.png").write_bytes(b"\x89PNG a drawing")
+    (folder / "last.pt").write_bytes(b"the state" * 1000)
+    (folder / ".model.safetensors.abc").write_bytes(b"half")
+    return folder
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def refusal(ask):
+    with pytest.raises(InputError) as refused:
+        ask()
+    text = str(refused.value)
+    assert text and "\n" not in text and len(text) < 500 and "Error" not in text and TOKEN not in text, text
+    assert refused.value.__suppress_context__ or refused.value.__context__ is None  # no traceback of the client's
+    return text
+
+
+def again(folder, options=""):
+    return f"`python -m mnv3.hub push {folder} {REPO}{options}`"
+
+
+def test_what_is_pushed_loads_by_its_id_and_answers_the_same(online, folder, structured):
+    before = contents(folder)
+    url = hub.push(folder, REPO, message="first")
+    assert url.startswith(f"{online.url}/{REPO}/commit/") and contents(folder) == before
+    assert online.commits == [(REPO, "first", {*FILES, "curves.png"} & set(before), set())]
+    assert any(method == "PUT" for method, _ in online.requests)  # the weights went to the store
+    pictures = structured(4, 32)
+    pushed, local = mnv3.load(REPO), mnv3.load(folder)
+    assert torch.equal(pushed.model(pictures), local.model(pictures)) and pushed.metrics == local.metrics
+    card = online.repos[REPO]["README.md"].decode()
+    assert card == model_card(local, REPO) and f'mnv3.load("{REPO}")' in card
+
+
+def test_pushing_again_is_one_more_commit_and_leaves_no_gates_of_another_network(online, folder, small_checkpoint):
+    hub.push(folder, REPO)
+    hub.push(folder, REPO)
+    assert len(online.commits) == 1  # nothing had changed
+    replace(small_checkpoint(), gates=None, labels=tuple("abcdefghij")).save(folder)
+    hub.push(folder, REPO)
+    assert online.commits[1:] == [(REPO, "A checkpoint of mnv3", {"config.json", "README.md"}, {"gates.safetensors"})]
+    assert mnv3.load(REPO).gates is None
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_private_is_asked_for_when_the_repo_is_made(online, folder, private):
+    hub.check_write(REPO, private)
+    (made,) = online.created
+    assert (made.get("visibility") == "private") is private
+    hub.push(folder, REPO, private)
+    assert len(online.created) == 1 and (REPO in online.private) is private
+
+
+def test_what_is_to_be_private_is_not_published_in_a_public_repo(online, folder):
+    online.repos[REPO] = {}
+    assert "public" in refusal(lambda: hub.check_write(REPO, private=True))
+    assert again(folder, " --private") in refusal(lambda: hub.push(folder, REPO, private=True))
+    assert online.commits == []
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
+@pytest.mark.parametrize(
+    "behaviour, said", [("forbids", "write access"), ("read-only", "read-only"), ("unauthorised", "HF_TOKEN"),
+                        ("overloaded", "503"), ("drops", "can't be reached"), ("silent", "can't be reached")]
+)  # fmt: skip
+def test_before_training_it_is_made_sure_that_the_token_may_write(online, behaviour, said, there):
+    """`there`: the client's create_repo(exist_ok=True) is content with a repo that it may only read."""
+    if there:
+        online.repos[REPO] = {}
+    online.behaviour = behaviour
+    assert said in refusal(lambda: hub.check_write(REPO))
+
+
+def test_without_a_token_or_in_anothers_namespace_there_is_a_word_for_it(online, folder, monkeypatch):
+    assert "'someone'" in refusal(lambda: hub.check_write("someone/repo"))
+    monkeypatch.setenv("HF_TOKEN", "hf_another")
+    assert "does not know the token" in refusal(lambda: hub.check_write(REPO))
+    monkeypatch.delenv("HF_TOKEN")
+    online.requests.clear()
+    assert "`hf auth login`" in refusal(lambda: hub.check_write(REPO))
+    assert "`hf auth login`" in refusal(lambda: hub.push(folder, REPO))
+    assert online.requests == []
+
+
+def test_a_token_that_is_no_header_stays_secret(online, folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_gehéim")
+    for ask in (lambda: hub.check_write(REPO), lambda: hub.push(folder, REPO)):
+        assert "hf_geh" not in refusal(ask)
+
+
+@pytest.mark.parametrize("repo", ["repo", "a/b/c", "../x", "user/re po", "user/", "/tmp/x", ""])
+def test_what_is_no_repo_id_is_refused(online, folder, repo):
+    assert "user/repo" in refusal(lambda: hub.push(folder, repo))
+    assert "user/repo" in refusal(lambda: hub.check_write(repo))
+    assert all(path == "/api/whoami-v2" for _, path in online.requests)
+
+
+@pytest.mark.parametrize(
+    "behaviour", ["cuts", "cuts commits", "drops", "silent", "forbids", "unauthorised", "overloaded"]
+)
+def test_a_push_that_fails_leaves_every_file_and_says_how_to_try_again(online, folder, behaviour):
+    before = contents(folder)
+    online.behaviour = behaviour
+    assert again(folder) in refusal(lambda: hub.push(folder, REPO))
+    assert contents(folder) == before and online.commits == [] and mnv3.load(folder)
+    online.behaviour = "well"
+    online.released.set()
+    assert hub.push(folder, REPO) and len(online.commits) == 1
+
+
+def test_a_hub_that_is_gone_is_one_sentence(online, folder):
+    online.stop()
+    assert "can't be reached" in refusal(lambda: hub.push(folder, REPO))
+    assert "can't be reached" in refusal(lambda: hub.check_write(REPO))
+
+
+@pytest.mark.parametrize("damage", ["weights", "config", "no folder"])
+def test_nothing_broken_is_published(online, folder, damage):
+    if damage == "weights":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+    elif damage == "config":
+        (folder / "config.json").unlink()
+    else:
+        folder = folder / "nowhere"
+    refusal(lambda: hub.push(folder, REPO))
+    assert online.requests == []
+
+
+# ---- along the way ------------------------------------------------------------------------------------------------
+
+
+def test_a_push_in_the_background_sends_what_there_was_and_skips_while_busy(online, folder, small_checkpoint):
+    online.writing.clear()
+    pusher = hub.Pusher(REPO, private=True)
+    pusher.start(folder)
+    replace(small_checkpoint(), labels=tuple("abcdefghij")).save(folder)  # training goes on
+    pusher.start(folder)
+    online.writing.set()
+    pusher.wait()
+    assert len(online.commits) == 1 and mnv3.load(REPO).labels == small_checkpoint().labels and REPO in online.private
+    pusher.start(folder)
+    pusher.wait()
+    assert len(online.commits) == 2 and mnv3.load(REPO).labels == tuple("abcdefghij")
+
+
+def test_a_push_in_the_background_that_fails_warns_and_the_next_one_goes_through(online, folder, capfd):
+    pusher = hub.Pusher(REPO)
+    pusher.wait()  # nothing to wait for
+    online.behaviour = "cuts"
+    pusher.start(folder)
+    pusher.wait()
+    warning = capfd.readouterr().err
+    assert again(folder) in warning and warning.count("\n") == 1
+    pusher.start(folder / "nowhere")
+    assert "nowhere" in capfd.readouterr().err
+    online.behaviour = "well"
+    pusher.start(folder)
+    pusher.wait()
+    assert len(online.commits) == 1 and capfd.readouterr().err == ""
+    assert threading.active_count() < 20
+
+
+# ---- the command --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_publishes_or_says_why_not(online, folder, capfd):
+    assert hub.main(["push", str(folder), REPO, "--private"]) == 0
+    assert f"{online.url}/{REPO}/commit/" in capfd.readouterr().out and REPO in online.private
+    online.behaviour = "forbids"
+    (folder / "curves.png").unlink()
+    assert hub.main(["push", str(folder), REPO]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1 and again(folder) in err and TOKEN not in err
+
+
+def test_the_command_runs_as_a_module(private_caches, folder):
+    command = [sys.executable, "-W", "error", "-m", "mnv3.hub", "push", str(folder), REPO]
+    home = {"HF_HOME": str(private_caches), "HF_ENDPOINT": "http://127.0.0.1:9", "PATH": "/usr/bin:/bin"}
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parent.parent, env=home
+    )
+    assert ran.returncode == 2 and ran.stdout == "" and ran.stderr.count("\n") == 1
+    assert "HF_TOKEN" in ran.stderr and again(folder) in ran.stderr
+
+
+# ---- the card -----------------------------------------------------------------------------------------------------
+
+
+def parsed(checkpoint):
+    return ModelCard(model_card(checkpoint), ignore_metadata_errors=False).data
+
+
+def test_the_cards_results_are_the_measured_ones_as_the_hub_reads_them(small_checkpoint):
+    test = {"n": 100, "top1": 0.25, "top5": 0.75, "calibration_error": 0.125, "top1_per_class": [0.1] * 9 + [None]}
+    checkpoint = replace(small_checkpoint('a "name": #1 | é'), metrics={"test": test, "recipe": {"init": ""}})
+    data = parsed(checkpoint)
+    values = [(r.task_type, r.dataset_name, r.metric_type, r.metric_value) for r in data.eval_results]
+    about = ("image-classification", "a hundred scenes")
+    assert values == [(*about, "accuracy", 0.25), (*about, "top_5_accuracy", 0.75)]
+    assert data.model_name == checkpoint.name and data.license == "mit" and data.library_name == "mnv3"
+    card = model_card(checkpoint)
+    assert "12.50%" in card and "| kind 8 | 10.0% |" in card and "kind 9" not in card
+
+
+def test_the_card_states_nothing_that_was_not_measured(small_checkpoint):
+    for metrics in ({}, {"published": {"n": 50_000, "top1": 0.75}}, {"test": {"n": 10, "top1": float("nan")}},
+                    {"test": []}, {"recipe": {"init": "torchvision/small"}}):  # fmt: skip
+        data = parsed(replace(small_checkpoint(), metrics=metrics))
+        assert data.eval_results is None and data.license is None and data.datasets is None
+    assert parsed(replace(small_checkpoint(), data="CIFAR-10, 50,000 pictures")).datasets == ["uoft-cs/cifar10"]
+    assert parsed(replace(small_checkpoint(), data="CIFAR-100")).datasets is None
+
+
+def test_the_table_of_classes_has_twenty_rows_at_most(small_checkpoint):
+    shares = [k / 100 for k in range(30)]
+    test = {"n": 100, "top1": 0.25, "top1_per_class": shares[::-1]}
+    checkpoint = replace(small_checkpoint(), labels=tuple(f"a|{k}" for k in range(30)), metrics={"test": test})
+    rows = [line for line in model_card(checkpoint).splitlines() if line.startswith("| a")]
+    assert len(rows) == 20 and rows[0] == "| a\\|29 | 0.0% |" and rows[-1] == "| a\\|10 | 19.0% |"
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_the_bundled_cards_are_what_would_be_written_today(name):
+    checkpoint = mnv3.load(name)
+    assert (BUNDLED / name / "README.md").read_text() == model_card(checkpoint)
+    results = {r.metric_type: r.metric_value for r in parsed(checkpoint).eval_results}
+    assert results["accuracy"] == checkpoint.metrics["test"]["top1"]
