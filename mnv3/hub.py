@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -115,8 +116,6 @@ def _send(contents: dict[str, bytes], folder: str | os.PathLike, repo: str, priv
             there = _open_repo(api, repo, private)
             # buffers go by plain HTTP, whose time limits are ours and which the tests can follow; Xet takes only paths
             files = [CommitOperationAdd(name, io.BytesIO(data)) for name, data in sorted(contents.items())]
-            for file in files:  # one by one: several at once draw a progress bar over the training's
-                api.preupload_lfs_files(repo, [file], free_memory=False)
             # an older checkpoint's gates must not stay beside these weights
             stale = [CommitOperationDelete(name) for name in PUBLISHED if name in there and name not in contents]
             return api.create_commit(repo, [*files, *stale], commit_message=message).commit_url
@@ -148,9 +147,11 @@ def _open_repo(api, repo: str, private: bool) -> set[str]:
 
 @contextmanager
 def _client():
-    """The client's API, which gives up after TIMEOUT seconds of silence and keeps its warnings to itself."""
-    from huggingface_hub import HfApi, set_client_factory
-    from huggingface_hub.utils import _http, logging
+    """The client's API, which gives up after TIMEOUT seconds of silence, and draws and warns nothing."""
+    from huggingface_hub import HfApi, constants, set_client_factory
+    from huggingface_hub.utils import _http, are_progress_bars_disabled, logging
+    from huggingface_hub.utils import disable_progress_bars as no_bars
+    from huggingface_hub.utils import enable_progress_bars as bars_again
 
     def limited():
         client = _http.default_client_factory()
@@ -159,12 +160,20 @@ def _client():
 
     if _http._GLOBAL_CLIENT_FACTORY is _http.default_client_factory:  # it waits for ever; a host's own is left alone
         set_client_factory(limited)
+    # how the client hands bytes to httpx2 is its own business, also where warnings are errors
+    warnings.filterwarnings("ignore", "Use 'content=", DeprecationWarning)
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # its warnings hold signed addresses; what goes wrong in the end is raised
+    # its bars would draw over the training's; who set the variable has decided, and the client objects to another word
+    bars = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not are_progress_bars_disabled()
+    if bars:
+        no_bars()
     try:
         yield HfApi()
     finally:
         logging.set_verbosity(level)
+        if bars:
+            bars_again()
 
 
 def _reason(repo: str, error: Exception) -> str:

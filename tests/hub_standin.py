@@ -95,6 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.answer(b"{}")
         elif path and path.startswith("/api/models/"):
             self.describe(path.removeprefix("/api/models/"))
+        elif path and path.startswith("/api/"):  # the client asks for more than it needs, as who runs it
+            self.answer(b"{}", 404)
         elif path:
             self.file(path)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_standin import TOKEN
 from huggingface_hub import ModelCard, set_client_factory
 from huggingface_hub.utils import _http
-from hub_standin import TOKEN
 
 import mnv3
 from mnv3 import InputError, hub
@@ -20,6 +20,7 @@ from mnv3.catalogue import BUNDLED, bundled_names
 from mnv3.checkpoints import FILES
 
 REPO = "user/repo"
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +74,11 @@ def again(folder, options=""):
     return f"`python -m mnv3.hub push {folder} {REPO}{options}`"
 
 
-def test_what_is_pushed_loads_by_its_id_and_answers_the_same(online, folder, structured):
+def test_what_is_pushed_loads_by_its_id_and_answers_the_same(online, folder, structured, capfd):
     before = contents(folder)
     url = hub.push(folder, REPO, message="first")
     assert url.startswith(f"{online.url}/{REPO}/commit/") and contents(folder) == before
+    assert capfd.readouterr().err == ""  # no bars over a training's
     assert online.commits == [(REPO, "first", {*FILES, "curves.png"} & set(before), set())]
     assert any(method == "PUT" for method, _ in online.requests)  # the weights went to the store
     pictures = structured(4, 32)
@@ -86,13 +88,16 @@ def test_what_is_pushed_loads_by_its_id_and_answers_the_same(online, folder, str
     assert card == model_card(local, REPO) and f'mnv3.load("{REPO}")' in card
 
 
-def test_pushing_again_is_one_more_commit_and_leaves_no_gates_of_another_network(online, folder, small_checkpoint):
+def test_pushing_again_is_one_more_commit_and_leaves_no_gates_of_another_network(
+    online, folder, small_checkpoint, capfd
+):
     hub.push(folder, REPO)
     hub.push(folder, REPO)
     assert len(online.commits) == 1  # nothing had changed
+    assert capfd.readouterr().err == ""
     replace(small_checkpoint(), gates=None, labels=tuple("abcdefghij")).save(folder)
     hub.push(folder, REPO)
-    assert online.commits[1:] == [(REPO, "A checkpoint of mnv3", {"config.json", "README.md"}, {"gates.safetensors"})]
+    assert online.commits[1:] == [(REPO, "A checkpoint of mnv3", {"config.json"}, {"gates.safetensors"})]
     assert mnv3.load(REPO).gates is None
 
 
