@@ -40,14 +40,9 @@ class _Writer:
         self.network, self.nodes, self.weights, self.outputs = model, [], [], []
 
     def model(self) -> onnx.ModelProto:
-        from onnx import TensorProto, helper
+        from onnx import helper
 
-        known = names(self.network)
-        inputs = [self.value(IMAGES, ["N", 3, "H", "W"])]
-        if self.network.gated:
-            inputs.append(helper.make_tensor_value_info(KEEP, TensorProto.FLOAT, ["N", len(self.network.gated)]))
-            inputs += [self.value(n, [c, 1, 1]) for n, c in zip(known["reference"], self.network.channels, strict=True)]
-            self.owns = self.split_keep()
+        inputs = self.inputs()
         x = self.conv(IMAGES, self.network.features[0])
         for number, layer in enumerate(self.network.features[1:], 1):
             block = self.network.gated.index(number) if number in self.network.gated else None
@@ -58,6 +53,15 @@ class _Writer:
         self.head(pooled)
         graph = helper.make_graph(self.nodes, "explained", inputs, self.outputs, self.weights)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+
+    def inputs(self) -> list:
+        """Images; with SE blocks keep and references too."""
+        images, blocks = self.value(IMAGES, ["N", 3, "H", "W"]), len(self.network.gated)
+        if not blocks:
+            return [images]
+        self.owns = self.split_keep()
+        references = zip(names(self.network)["reference"], self.network.channels, strict=True)
+        return [images, self.value(KEEP, ["N", blocks]), *(self.value(n, [c, 1, 1]) for n, c in references)]
 
     # what a graph is made of -----------------------------------------------------------------------------------------
 
@@ -135,12 +139,7 @@ class _Writer:
     def gate(self, h: str, layer: SqueezeExcitation, block: int, positive: bool) -> str:
         """The SE block: h (N, C, h, w) scaled by its own or its reference gates; gates and energies are put out."""
         kinds = names(self.network)
-        x = self.node("GlobalAveragePool", h)
-        x = self.node("Relu", self.node("Conv", x, self.weight(layer.fc1.weight), self.weight(layer.fc1.bias)))
-        x = self.node("Conv", x, self.weight(layer.fc2.weight), self.weight(layer.fc2.bias))
-        sigmoid = isinstance(layer.scale_activation, nn.Sigmoid)
-        form = {} if sigmoid else {"alpha": 1 / 6, "beta": 0.5}
-        gates = self.node("Sigmoid" if sigmoid else "HardSigmoid", x, into=kinds["gates"][block], **form)
+        gates = self.gates(h, layer, kinds["gates"][block])
         used = self.node("Where", self.owns[block], gates, kinds["reference"][block])
         scaled = self.node("Mul", h, used)
         for kind, map in (("before", h), ("after", scaled)):
@@ -150,6 +149,15 @@ class _Writer:
         self.outputs.append(self.value(gates, ["N", channels, 1, 1]))
         self.outputs += [self.value(kinds[kind][block], ["N", 1, None, None]) for kind in ("before", "after")]
         return scaled
+
+    def gates(self, h: str, layer: SqueezeExcitation, into: str | None = None) -> str:
+        """(N, C, h, w) -> (N, C, 1, 1)."""
+        x = self.node("GlobalAveragePool", h)
+        x = self.node("Relu", self.node("Conv", x, self.weight(layer.fc1.weight), self.weight(layer.fc1.bias)))
+        x = self.node("Conv", x, self.weight(layer.fc2.weight), self.weight(layer.fc2.bias))
+        if isinstance(layer.scale_activation, nn.Sigmoid):
+            return self.node("Sigmoid", x, into=into)
+        return self.node("HardSigmoid", x, into=into, alpha=1 / 6, beta=0.5)
 
     def head(self, x: str) -> None:
         for layer in self.network.classifier:
