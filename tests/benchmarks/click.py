@@ -135,7 +135,8 @@ def start() -> dict[str, float]:
     def page() -> float:
         began = time.perf_counter()
         environment = {**os.environ, "GRADIO_SERVER_PORT": "47861"}
-        with subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as server:
+        command = [sys.executable, "app.py"]
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as server:
             waited_for(lambda: urllib.request.urlopen("http://127.0.0.1:47861/", timeout=5).read())
             taken = time.perf_counter() - began
             server.terminate()
