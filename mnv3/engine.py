@@ -7,6 +7,7 @@ what is right. README, 'How fast', says why this engine and how its threads are 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -74,7 +75,7 @@ def run(
 
     Nothing is written to the module, so any number of threads may run the same checkpoint at once.
     """
-    if session := fast(checkpoint):
+    if inputs.shape[2] == inputs.shape[3] and (session := fast(checkpoint)):
         return session.run(inputs, keep, reference)
     return _in_torch(checkpoint, inputs, keep, reference)
 
@@ -99,7 +100,7 @@ def logits(checkpoint: Checkpoint, inputs: torch.Tensor) -> tuple[np.ndarray, fl
 
 
 class Session:
-    """A network's explained pass in ONNX Runtime; any number of threads may run it at once."""
+    """A network's explained pass over square pictures in ONNX Runtime; any number of threads may run it at once."""
 
     def __init__(self, model: Network):
         import onnxruntime
@@ -125,12 +126,11 @@ class Session:
 
     def run(self, inputs: torch.Tensor, keep: np.ndarray | None, reference: list | None) -> Pass:
         """As engine.run."""
-        kinds = [self.names[kind] for kind in ("gates", "before", "after")]
-        wanted = [graph.LOGITS, graph.FEATURES, *kinds[0], *kinds[1], *kinds[2]]
+        wanted = [graph.LOGITS, graph.FEATURES, *self.names["gates"], *self.names["energy"]]
         logits, features, *rest = self.session.run(wanted, self.feed(inputs, keep, reference))
-        count = len(self.channels)
-        gates, before, after = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        energy = [np.concatenate(pair, 1) for pair in zip(before, after, strict=True)]
+        gates, energy = rest[: len(self.channels)], rest[len(self.channels) :]
+        sides = [math.isqrt(e.shape[2]) for e in energy]  # pictures are square
+        energy = [e.reshape(-1, 2, side, side) for e, side in zip(energy, sides, strict=True)]
         return Pass(logits, [g.reshape(g.shape[:2]) for g in gates], energy, features)
 
     def logits(self, inputs: torch.Tensor) -> np.ndarray:
