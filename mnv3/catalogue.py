@@ -81,6 +81,7 @@ FAMILIES = {  # what the app's Weights list shows, in the order in which the def
     "ImageNet · torchvision V1": ("torchvision/large-v1",),
     "ImageNet · timm, 21k-pretrained": ("timm/mobilenetv3_large_100.miil_in21k_ft_in1k",),
     "CIFAR-10 · bundled": ("cifar10-large", "cifar10-small"),
+    "CIFAR-10 · the article's": ("cifar10-article-large",),
 }
 IMAGENET = "ImageNet-1k, 1.28 million photographs"
 _failures: dict[str, str] = {}  # what failed since the start, and why, for the catalogue
@@ -163,7 +164,8 @@ def _bundled_entry(name: str) -> Entry:
             raise InputError(f"The bundled {name} has no {WEIGHTS}: fetch the repository again.")
     except InputError as error:
         return Entry(name, family, "", name, "failed", size, str(error))
-    return Entry(name, family, spec.variant, f"{spec.variant.title()} · {family}", "here", size)
+    variant = spec.variant.removeprefix("article-")
+    return Entry(name, family, variant, f"{variant.title()} · {family}", "here", size)
 
 
 def is_here(name: str) -> bool:
