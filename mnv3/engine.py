@@ -17,8 +17,10 @@ from .catalogue import load
 from .checkpoints import Checkpoint, GateStatistics
 from .errors import InputError
 from .fetch import Progress
+from .tables import layers
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+MOST_NUMBERS = 2**26  # in one map of a batch
 KEPT = 6  # loaded checkpoints; Large takes 22 MB
 
 _lock = threading.Lock()
@@ -76,6 +78,12 @@ def logits(checkpoint: Checkpoint, inputs: torch.Tensor) -> tuple[np.ndarray, fl
     began = time.perf_counter()
     out = checkpoint.model(inputs)
     return out.numpy(), (time.perf_counter() - began) * 1000
+
+
+def rows_at_once(checkpoint: Checkpoint) -> int:
+    """How many pictures may go through at once, so that no map takes much more than 268 MB; 100 at most."""
+    largest = max(layer.outputs * layer.side**2 for layer in layers(checkpoint.spec, checkpoint.preprocessing.crop))
+    return min(100, max(1, MOST_NUMBERS // largest))
 
 
 def reference(checkpoint: Checkpoint, shown: torch.Tensor) -> GateStatistics:
