@@ -75,7 +75,7 @@ def percent(label: str, low: float = 0.0, high: float = 1.0) -> Axis:
 
 def numbers(label: str, low: float, high: float) -> Axis:
     """An axis for plain numbers, widened to round ones: at most eight ticks."""
-    high = high if high > low else low + 1
+    high = high if high - low > 1e-6 * max(1, abs(low)) else low + 1
     size = 10.0 ** math.floor(math.log10(high - low))
     step = next(s * size for s in (0.1, 0.2, 0.5, 1, 2, 5) if (high - low) / (s * size) <= 6)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
