@@ -434,17 +434,17 @@ def _models_tab(models_tab, model, weights, mine) -> None:
     if host_settings().own:
         gr.HTML("<div class='mnv3'><h3>Use my own</h3><p>Seen by you alone, and gone from here when others need the "
                 "room. Weights are read as safetensors, never as pickles.</p></div>")  # fmt: skip
-        with gr.Row(equal_height=True):
+        with gr.Row():
             with gr.Column(min_width=260):
                 repo = gr.Textbox(label="A public repo of the Hugging Face Hub", placeholder="user/repo",
                                   max_length=200, info="One that train.py or mnv3.hub published.",
                                   elem_id="own-repo")  # fmt: skip
                 fetching = gr.Button("Open from the Hub", elem_id="open-repo")
             with gr.Column(min_width=260):
-                files = files_input(label="The files of a folder that train.py wrote", height=120, elem_id="own-files")
+                files = files_input(label="The files of a folder that train.py wrote", height=170, elem_id="own-files")
                 opening = gr.Button("Open these files", elem_id="open-files")
         said = gr.HTML("", elem_id="own-said")
-    overview = gr.HTML("", elem_id="models", min_height=200)
+    overview = gr.HTML(page.hint("Reading the catalogue."), elem_id="models", min_height=200)
     models_tab.select(models_overview, mine, overview, **private)
     if host_settings().own:
         outputs = [said, mine, model, weights]

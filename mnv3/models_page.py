@@ -24,15 +24,19 @@ TIMM_TOP1 = {  # as timm publishes them with the weights; 50,000 validation pict
     "timm/mobilenetv3_large_100.miil_in21k_ft_in1k": 0.77920,
     "timm/mobilenetv3_small_100.lamb_in1k": 0.67636,
 }
-STATES = {"here": "here", "download": "to be fetched: choose it at Weights", "failed": "failed"}
+STATES = {"here": "here", "download": "to fetch", "failed": "failed"}
+TO_FETCH = "To fetch: choose it in the list Weights, and a button appears."
 MOST_ROWS = 5_000  # of a log that are drawn
 CSS = """
 .mnv3 table.models { table-layout: auto; } .mnv3 table.models td, .mnv3 table.models th { overflow-wrap: break-word; }
+.mnv3 table.models td:nth-child(3) { min-width: 110px; }
 .mnv3 table.models td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 @media (max-width: 640px) {
   .mnv3 table.models, .mnv3 table.models tbody, .mnv3 table.models tr { display: block; }
   .mnv3 table.models thead { display: none; }
   .mnv3 table.models tr { padding: 6px 0; border-bottom: 1px solid var(--border-color-primary) !important; }
+  .mnv3 table.models td.number { white-space: normal; }
+  .mnv3 table.models td small { display: inline; } .mnv3 table.models td small::before { content: " "; }
   .mnv3 table.models th, .mnv3 table.models td { display: block; border: 0 !important; padding: 1px 4px; }
   .mnv3 table.models td:not(:empty)::before { content: attr(data-label) ": "; opacity: .75; }
 }
@@ -47,7 +51,8 @@ class Model:
     title: str
     spec: Spec | None
     side: int = 0
-    data: str = ""
+    data: str = ""  # what it was trained on
+    measured_on: str = ""  # whose pictures result speaks of
     result: dict | None = None  # top1, n, pictures
     log: list[dict] = field(default_factory=list)
 
@@ -65,13 +70,14 @@ def _model(entry: Entry) -> Model:
     if entry.name in TORCHVISION or entry.name in TIMM:
         top1 = TIMM_TOP1[entry.name] if entry.name in TIMM else _torchvision_top1(entry.name)
         result = {"top1": top1, "n": 50_000, "pictures": VALIDATION}
-        return Model(entry, entry.title, Spec.of(entry.variant), 224, IMAGENET, result)
+        data = f"ImageNet-21k, then {IMAGENET}" if "in21k" in entry.name else IMAGENET
+        return Model(entry, entry.title, Spec.of(entry.variant), 224, data, "ImageNet-1k", result)
     try:
         checkpoint = kept(entry.name) if is_own(entry.name) else engine.checkpoint(entry.name)
     except InputError as error:
         return Model(Entry(**{**vars(entry), "state": "failed", "why": str(error)}), entry.title, None)
-    side = checkpoint.preprocessing.crop
-    return Model(entry, entry.title, checkpoint.spec, side, checkpoint.data, checkpoint.measured(), log_of(checkpoint))
+    side, data, result = checkpoint.preprocessing.crop, checkpoint.data, checkpoint.measured()
+    return Model(entry, entry.title, checkpoint.spec, side, data, data, result, log_of(checkpoint))
 
 
 def _torchvision_top1(name: str) -> float:
@@ -85,7 +91,8 @@ def _torchvision_top1(name: str) -> float:
 def overview(found: Sequence[Model]) -> str:
     """Table, plots of accuracy against cost, and training curves."""
     return (
-        f'<div class="mnv3">{table(found)}<h3>Accuracy against cost</h3>{accuracy_against_cost(found)}'
+        f'<div class="mnv3">{table(found)}<p><small>{TO_FETCH}</small></p>'
+        f'<h3>Accuracy against cost</h3>{accuracy_against_cost(found)}'
         f"<h3>How they were trained</h3>{training_curves(found)}</div>"
     )
 
@@ -109,9 +116,9 @@ def _row(model: Model, names: Sequence[str]) -> str:
         if model.result:
             pictures = f"{model.result['n']:,} {escape(str(model.result['pictures']))}"
             accuracy = f"{model.result['top1']:.1%}<small>on {pictures}</small>"
-        width = "" if spec.width == 1 else f"<small>width {spec.width:g}</small>"
+        size = f"{escape(spec.variant.title())}, width {spec.width:g}"
         cells[:4] = [
-            escape(model.data), accuracy, f"{parameters(spec):,}{width}",
+            escape(model.data), accuracy, f"{parameters(spec):,}<small>{size}</small>",
             f"{model.multiply_adds / 1e6:,.1f} M<small>at {model.side}×{model.side}</small>",
         ]  # fmt: skip
     kinds = ("", "", " class='number'", " class='number'", " class='number'", "")
@@ -136,7 +143,7 @@ def accuracy_against_cost(found: Sequence[Model]) -> str:
 
 
 def _measured_on(model: Model) -> tuple:
-    return model.data, model.result["n"], model.result["pictures"]
+    return model.measured_on, model.result["n"], model.result["pictures"]
 
 
 def _cost_plot(key: tuple, group: Sequence[Model]) -> str:

@@ -127,7 +127,7 @@ def scatter(title: str, points: Sequence[Point], x: Axis, y: Axis) -> str:
     for point, at, (left, top) in zip(points, places, label_places([p.label for p in points], places), strict=True):
         middle, wide = top + LINE / 2, len(point.label) * LETTER
         near = min(max(at[0], left), left + wide)
-        if abs(middle - at[1]) > LINE:
+        if abs(middle - at[1]) > 4:  # not beside its point: a line leads to it
             drawn.append(
                 f'<line class="leader" x1="{at[0]:.1f}" y1="{at[1]:.1f}" x2="{near:.1f}" y2="{middle:.1f}"></line>'
             )

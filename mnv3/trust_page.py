@@ -204,4 +204,5 @@ meet the same oddity; what counts is the distance to them, and the areas alone s
 <li>Of the Gaussian only the order counts. Photographs show their things in the middle, so it is a strong control, and a
 map of few cells may not beat it.</li>
 <li>Randomised weights (Adebayo et al. 2018): the values of every learned tensor are permuted, and BatchNorm's
-statistics taken anew from the example pictures; without that such a network answers the same to everything.</li></ul>"""
+statistics taken anew from the example pictures; without that such a network answers the same to everything.</li>
+</ul>"""
