@@ -24,13 +24,13 @@ def cached(repo: str) -> Path | None:
 
 def fetch_repo(
     repo: str, files: tuple[str, ...], progress: Progress | None, apart: str | Path | None = None,
-    most: int = MAX_WEIGHT_BYTES,
+    most: int | None = None,
 ) -> Path:
     """CONFIG and the other `files` that the repo has, in the Hub cache; the cache alone if the Hub is out of reach.
 
     For a visitor, `apart` is a folder of its own to fetch to, without the host's cache and its token, which may open
-    what the visitor may not see. At most `most` bytes. File by file, since snapshot_download asks for the file list
-    without a time limit. Raises InputError.
+    what the visitor may not see. At most `most` bytes, or MAX_WEIGHT_BYTES. File by file, since snapshot_download asks
+    for the file list without a time limit. Raises InputError.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
@@ -52,8 +52,8 @@ def fetch_repo(
     try:
         # by branch, so that the cache knows its commit; the others by that commit, so that they belong together
         config = Path(hf_hub_download(repo, CONFIG, etag_timeout=TIMEOUT, **where))
-        others = [file for file in files if file != CONFIG]
-        _fetch_others({"repo_id": repo, "revision": config.parent.name, **where}, others, progress, most)
+        source, others = {"repo_id": repo, "revision": config.parent.name, **where}, [f for f in files if f != CONFIG]
+        _fetch_others(source, others, progress, most or MAX_WEIGHT_BYTES)
     except InputError:
         raise
     except Exception as error:
