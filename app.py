@@ -265,8 +265,12 @@ def show(tab: str, image, model: str, weights: str, target: str | None):
     return label, page.facts(explanation), *shown, gr.skip()
 
 
-def test_map(image, model: str, weights: str, target: str | None, progress=gr.Progress()) -> str:  # noqa: B008
-    """The Trust tab's answer for the picture and the class on show."""
+def test_map(image, model: str, weights: str, target: str | None, progress=gr.Progress()):  # noqa: B008
+    """What was asked and the Trust tab's answer, for the picture and the class on show; shown by tested_map."""
+    return (image, model, weights, target), _tested(image, model, weights, target, progress), gr.skip()
+
+
+def _tested(image, model: str, weights: str, target: str | None, progress: gr.Progress) -> str:
     if image is None:
         return page.hint(START)
     progress(0, desc="Explaining the picture")
@@ -279,6 +283,11 @@ def test_map(image, model: str, weights: str, target: str | None, progress=gr.Pr
     except InputError as error:
         return page.problem(str(error))
     return trust_page.trust(explanation, index, trial, published(explanation.checkpoint))
+
+
+def tested_map(asked, answer: str, *on_show) -> str:
+    """The answer, if it is to what is on show; the picture may have changed while it was worked out, or since."""
+    return answer if asked == on_show else page.hint(trust_page.START)
 
 
 def weights_list(model: str, weights: str, mine: list[str] = ()):
@@ -418,14 +427,18 @@ def _wire(tab, target, mine, image, model, weights, fetch_weights, button, look_
 
 
 def _trust_tab(image, model, weights, target) -> None:
-    """A button, and the answer, which goes when it is no longer the answer to what is on show."""
+    """A button, and the answer, which stays for as long as it is the answer to what is on show."""
     with gr.Row():
         button = gr.Button("Test this map", variant="primary", scale=0, min_width=220, elem_id="test-map")
-    answer = gr.HTML(page.hint(trust_page.START), elem_id="trust", min_height=120)
-    testing = button.click(test_map, [image, model, weights, target], answer, api_visibility="private",
-                           concurrency_id="network", concurrency_limit=AT_ONCE)  # fmt: skip
-    gr.on([image.change, weights.change, model.input, target.change], lambda: page.hint(trust_page.START), None, answer,
-          api_visibility="private", show_progress="hidden", cancels=testing)  # fmt: skip
+    shown = gr.HTML(page.hint(trust_page.START), elem_id="trust", min_height=120)
+    asked, answer, on_show = gr.State(), gr.State(""), [image, model, weights, target]
+    testing = button.click(test_map, on_show, [asked, answer, shown], api_visibility="private",
+                           trigger_mode="always_last", concurrency_id="network",
+                           concurrency_limit=AT_ONCE)  # fmt: skip
+    show_it = {"fn": tested_map, "inputs": [asked, answer, *on_show], "outputs": shown, "api_visibility": "private",
+               "show_progress": "hidden"}  # fmt: skip
+    testing.then(**show_it)
+    gr.on([image.change, weights.change, model.input, target.change], **show_it)
 
 
 def _models_tab(models_tab, model, weights, mine) -> None:
