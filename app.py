@@ -32,6 +32,10 @@ MAX_UPLOAD = "50mb"
 QUEUE = 32  # visitors who may wait; more are told that the app is busy
 AT_ONCE = 2  # explanations at a time; others wait in the queue
 KEEP_FILES = (3600, 3600)  # seconds between clean-ups, age of what is deleted
+OWN = (
+    "Only you see what you open here, and it goes when others need the room. Weights are read as safetensors, never as "
+    "pickles."
+)
 START = "Upload, paste or take a picture, or click one of the examples: the answer appears here."
 
 
@@ -445,18 +449,18 @@ def _models_tab(models_tab, model, weights, mine) -> None:
     """The overview, made anew when the tab is opened, and ‘use my own’ where the host leaves it open."""
     private = {"api_visibility": "private"}
     if host_settings().own:
-        gr.HTML("<div class='mnv3'><h3>Use my own</h3><p>Seen by you alone, and gone from here when others need the "
-                "room. Weights are read as safetensors, never as pickles.</p></div>")  # fmt: skip
-        with gr.Row():
-            with gr.Column(min_width=260):
-                repo = gr.Textbox(label="A public repo of the Hugging Face Hub", placeholder="user/repo",
-                                  max_length=200, info="One that train.py or mnv3.hub published.",
-                                  elem_id="own-repo")  # fmt: skip
-                fetching = gr.Button("Open from the Hub", elem_id="open-repo")
-            with gr.Column(min_width=260):
-                files = files_input(label="The files of a folder that train.py wrote", height=170, elem_id="own-files")
-                opening = gr.Button("Open these files", elem_id="open-files")
-        said = gr.HTML("", elem_id="own-said")
+        with gr.Accordion("Use my own: a repo of the Hub, or the files of a folder that train.py wrote", open=False,
+                          elem_id="own"):  # fmt: skip
+            with gr.Row():
+                with gr.Column(min_width=260):
+                    repo = gr.Textbox(label="A public repo of the Hugging Face Hub", placeholder="user/repo",
+                                      max_length=200, info="One that train.py or mnv3.hub published.",
+                                      elem_id="own-repo")  # fmt: skip
+                    fetching = gr.Button("Open from the Hub", elem_id="open-repo")
+                with gr.Column(min_width=260):
+                    files = files_input(label="config.json, model.safetensors, …", height=170, elem_id="own-files")
+                    opening = gr.Button("Open these files", elem_id="open-files")
+            said = gr.HTML(page.hint(OWN), elem_id="own-said")
     overview = gr.HTML(page.hint("Reading the catalogue."), elem_id="models", min_height=200)
     models_tab.select(models_overview, mine, overview, **private)
     if host_settings().own:
