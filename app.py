@@ -112,13 +112,15 @@ def host_settings() -> settings.Settings:
 
 def offered() -> list[Entry]:
     """The catalogue, less what the host does not offer."""
-    allowed = host_settings()
-    return [entry for entry in catalogue() if allowed.offers(entry)]
+    entries = catalogue()
+    allowed = settings.read(os.environ, entries)
+    return [entry for entry in entries if allowed.offers(entry)]
 
 
 def variants() -> list[str]:
     """Large and Small, or the one that the host offers."""
-    return [variant for variant in VARIANTS if families(variant)]
+    there = {entry.variant for entry in offered()}
+    return [variant for variant in VARIANTS if variant.lower() in there]
 
 
 def families(variant: str) -> list[str]:

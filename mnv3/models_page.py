@@ -98,9 +98,9 @@ def overview(found: Sequence[Model]) -> str:
 
 
 def table(found: Sequence[Model]) -> str:
-    """A row per entry. top-1 always with its n and its pictures: figures on other data are other figures."""
+    """A row per entry, those here first. top-1 always stands with its n and its pictures."""
     names = ("Model", "Trained on", "top-1", "Parameters", "Multiply-adds", "MB", "State")
-    rows = "".join(_row(model, names) for model in found)
+    rows = "".join(_row(model, names) for model in sorted(found, key=lambda model: model.entry.state != "here"))
     head = "".join(f"<th>{name}</th>" for name in names)
     return f"<table class='models'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 

@@ -38,6 +38,7 @@ def read(environment: Mapping[str, str], entries: Sequence[Entry]) -> Settings:
 
 def _family(variable: str, name: str, entries: Sequence[Entry]) -> str:
     """The family that a name stands for: its own, or that of a checkpoint, which is easier to type."""
+    entries = [entry for entry in entries if entry.variant in ("large", "small")]  # what the page can choose
     for entry in entries:
         if name.strip() in (entry.family, entry.name):
             return entry.family

@@ -77,7 +77,7 @@ def _areas(trial: Trial) -> str:
         cells = "".join(f"<td>{_area(trial.curves.areas(measure, kind))}</td>" for kind in LOOKS)
         rows.append(f"<tr><th scope='row'>{measure}<small>{better} is better</small></th>{cells}</tr>")
     return (
-        f"<table class='areas'><thead><tr><th>Area under the curve</th>{head}</tr></thead>"
+        f"<table class='areas'><thead><tr><th>Area</th>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
@@ -185,8 +185,8 @@ def _published(found: dict | None) -> str:
     machine = found.get("machine") if isinstance(found.get("machine"), dict) else {}
     where = f"{machine.get('hardware', 'a machine unknown')}, torch {machine.get('torch', 'unknown')}"
     return (
-        f"<table class='areas'><thead><tr><th>Mean area, {found['n']:,} test pictures</th>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f"<table class='areas'><thead><tr><th>Mean area<small>{found['n']:,} test pictures</small></th>{head}</tr>"
+        f"</thead><tbody>{''.join(rows)}</tbody></table>"
         "<p><small>For each picture's likeliest class. p: how often a mean difference from class evidence is as large "
         "by chance (paired sign-flip test). Rank correlation with the maps of "
         f"{found['randomised']['nets']} randomised networks: {_signed(found['randomised']['mean'], 2)} on average. "

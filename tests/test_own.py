@@ -314,5 +314,11 @@ def test_a_bad_setting_is_one_sentence(variable, value, word):
     assert variable in words and word in words
 
 
+def test_what_the_page_cannot_choose_is_no_setting():
+    entries = [*ENTRIES, Entry("broken", "broken · bundled", "", "", "failed", 0, "no config")]
+    for variable in ("MNV3_OFFERED", "MNV3_WEIGHTS"):
+        assert "choose from" in refused(read, {variable: "broken"}, entries)
+
+
 def test_a_default_that_is_not_offered():
     assert "add it" in refused(read, {"MNV3_WEIGHTS": "mine", "MNV3_OFFERED": "b"}, ENTRIES)
