@@ -43,7 +43,7 @@ def randomised(checkpoint: Checkpoint, seed: int, pictures: Tensor) -> Checkpoin
     for number, tensor in enumerate(model.parameters()):
         shuffled = torch.randperm(tensor.numel(), generator=generator(seed, number))
         tensor.copy_(tensor.flatten()[shuffled].view_as(tensor))
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -56,11 +56,14 @@ def randomised(checkpoint: Checkpoint, seed: int, pictures: Tensor) -> Checkpoin
 
 
 def evidence_maps(checkpoint: Checkpoint, pictures: Tensor, classes: Sequence[int]) -> np.ndarray:
-    """Class evidence of pictures (N, 3, H, W), each for its class: (N, h, w)."""
-    step = engine.rows_at_once(checkpoint)
-    parts = []
+    """Class evidence of pictures (N, 3, H, W), each for its class: (N, h, w).
+
+    Past the engine, which would prepare a session for each randomised network that is used once.
+    """
+    step, parts = engine.rows_at_once(checkpoint), []
     for at in range(0, len(pictures), step):
-        features = engine.run(checkpoint, pictures[at : at + step]).features
+        with torch.inference_mode():
+            features = checkpoint.model.features(pictures[at : at + step]).numpy()
         parts.append(class_evidence(checkpoint, features, classes[at : at + step]))
     return np.concatenate(parts)
 
