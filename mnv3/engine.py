@@ -30,6 +30,7 @@ from .fetch import Progress
 from .model import Network
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+MOST_NUMBERS = 2**26  # in one map of a batch
 KEPT = 6  # loaded checkpoints; Large takes 22 MB
 MOST_APART = 1e-4  # a session's outputs from torch's
 
@@ -172,6 +173,12 @@ def disagreement(one: Pass, other: Pass) -> float:
     """The largest difference between two passes' outputs, each in units of its largest value or 1."""
     pairs = zip(*([p.logits, p.features, *p.gates, *p.energy] for p in (one, other)), strict=True)
     return max(float(np.abs(a - b).max() / max(1.0, np.abs(b).max())) for a, b in pairs)
+
+
+def rows_at_once(checkpoint: Checkpoint) -> int:
+    """How many pictures may go through at once, so that no map takes much more than 268 MB; 100 at most."""
+    largest = max(layer.outputs * layer.side**2 for layer in checkpoint.spec.layers(checkpoint.preprocessing.crop))
+    return min(100, max(1, MOST_NUMBERS // largest))
 
 
 def reference(checkpoint: Checkpoint, shown: torch.Tensor) -> GateStatistics:
