@@ -54,12 +54,15 @@ runpy.run_path(script, run_name="__main__")
 
 
 class App:
-    """`python app.py` on a free port; guarded, what it asks of the network is refused and listed by `asked()`."""
+    """`python app.py` on a free port; guarded, what it asks of the network is refused and listed by `asked()`.
 
-    def __init__(self, home, folder, guarded=True):
+    code: where app.py is; before: a command that runs the command; more: further environment variables.
+    """
+
+    def __init__(self, home, folder, guarded=True, code=ROOT, before=(), more=None):
         self.home, self.record, self.log = Path(home), Path(home) / "asked", Path(home) / "log"
         self.home.mkdir(parents=True, exist_ok=True)
-        script = ROOT / "app.py"
+        script, self.more = code / "app.py", more or {}
         command = ["-c", GUARD, self.record, script] if guarded else [script]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -67,8 +70,8 @@ class App:
         self.url = f"http://127.0.0.1:{port}"
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *map(str, command)], cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                env=self.environment(port),
+                [*before, sys.executable, *map(str, command)], cwd=folder, stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, env=self.environment(port),
             )  # fmt: skip
         try:
             self.wait()
@@ -82,7 +85,8 @@ class App:
         for path in paths.values():
             path.mkdir(exist_ok=True)
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-        return {**kept, **{name: str(path) for name, path in paths.items()}, "GRADIO_SERVER_PORT": str(port)}
+        own = {name: str(path) for name, path in paths.items()}
+        return {**kept, **own, "GRADIO_SERVER_PORT": str(port), **self.more}
 
     def wait(self):
         end = time.monotonic() + STARTS_WITHIN

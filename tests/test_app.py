@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import zlib
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -704,3 +706,60 @@ def test_a_slow_download_keeps_nobody_waiting(monkeypatch, small_checkpoint):
     fetching.join(60)
     other.join(60)
     assert not waited and got[0].name == "here"
+
+
+# ---- on a Space ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_zero_gpu_finds_the_function_it_wants_and_nowhere_else_is_spaces_needed(zero, monkeypatch):
+    import app as module
+
+    declared = []
+    stub = SimpleNamespace(GPU=lambda duration: declared.append)
+    monkeypatch.setitem(sys.modules, "spaces", stub if zero else None)  # None: an import fails
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1") if zero else monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    module.satisfy_zero_gpu()
+    assert len(declared) == zero
+
+
+NOBODY = 65534
+AS_NOBODY = (  # who may read all of this machine's Python, but write only what is its own
+    "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=+dac_read_search",
+    "--ambient-caps=+dac_read_search", "--bounding-set=-all,+dac_read_search", "--no-new-privs",
+)  # fmt: skip
+SPACE = {
+    "SYSTEM": "spaces", "SPACE_ID": "someone/mnv3", "SPACE_HOST": "someone-mnv3.hf.space",
+    "SPACE_AUTHOR_NAME": "someone", "SPACE_REPO_NAME": "mnv3", "GRADIO_SERVER_NAME": "0.0.0.0",
+}  # fmt: skip
+
+
+def test_it_starts_as_a_space_does_and_answers(tmp_path, bundled):
+    """Its variables, not root, the code read-only, no network."""
+    from app_server import App
+
+    code, home = tmp_path / "code", tmp_path / "home"
+    shutil.copytree(ROOT / "mnv3", code / "mnv3", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(EXAMPLES, code / "examples")
+    shutil.copy(ROOT / "app.py", code)
+    files = sorted(code.rglob("*"))
+    for path in [*files, code]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    home.mkdir()
+    before = ()
+    if os.geteuid() == 0:
+        before = AS_NOBODY
+        for folder in (home, *(home / name for name in ("hf", "torch", "tmp", "gradio"))):
+            folder.mkdir(exist_ok=True)
+            os.chown(folder, NOBODY, NOBODY)
+    server = App(home, code, code=code, before=before, more=SPACE)
+    try:
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        assert not before or f"Uid:\t{NOBODY}" in status
+        kind, answer = server.call("predict", picture_data(FROG), "Small", BUNDLED, 1)
+        assert kind == "complete" and answer[0]["label"] == top(bundled["Small"], FROG)
+        assert server.asked() == []
+    finally:
+        server.stop()
+        code.chmod(0o755)
+    assert sorted(code.rglob("*")) == files
