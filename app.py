@@ -6,6 +6,7 @@ build_demo() is thin: handlers turn inputs into an Explanation (mnv3.explain) an
 from __future__ import annotations
 
 import base64
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from gradio.utils import is_in_or_equal
 from gradio_client.utils import is_http_url_like
 
 import mnv3
-from mnv3 import engine, page
+from mnv3 import detail, engine, page
 from mnv3.catalogue import Entry, catalogue, is_here
 from mnv3.errors import InputError
 from mnv3.explain import Guess, likeliest, softmax
@@ -190,8 +191,11 @@ def fetch(entry: Entry, progress: gr.Progress) -> mnv3.Checkpoint:
 # What the page shows --------------------------------------------------------------------------------------------
 
 
-def show(tab: str, image, model: str, weights: str, target: str | None):
-    """The open tab's answer: predictions, notes, pictures and panel of Look, and the table of Compare."""
+def show(tab: str, image, model: str, weights: str, target: str | None, inside: dict | None):
+    """The open tab's answer: predictions, notes, pictures and panel of Look, and the table of Compare.
+
+    inside: the row of the panel that is open, as `_inside` has it.
+    """
     if image is None:
         return None, page.hint(START), "", "", page.hint(START)
     try:
@@ -203,8 +207,30 @@ def show(tab: str, image, model: str, weights: str, target: str | None):
         words = page.problem(str(error))
         return None, words, "", "", words
     label = shares(explanation.top())
-    shown = page.pictures(explanation, index), page.panel(explanation, index)
+    shown = page.pictures(explanation, index), page.panel(explanation, index, opened_row(explanation, inside))
     return label, page.facts(explanation), *shown, gr.skip()
+
+
+def opened_row(explanation: mnv3.Explanation, inside: dict | None) -> tuple[int, str] | None:
+    """The open row's number and inside; None where this network has no such block or channel, as after a change."""
+    block, channel = (inside or {}).get("block"), (inside or {}).get("channel")
+    if type(block) is not int or not 0 <= block < len(explanation.blocks):
+        return None
+    if type(channel) is not int or not 0 <= channel < len(explanation.gates[block]):
+        channel = None
+    return block, detail.opened(explanation, block, channel)
+
+
+def gates_file(image, model: str, weights: str, target: str | None, event: gr.EventData) -> dict | None:
+    """Every gate as a file for the browser to save: its name, its text. The server keeps nothing."""
+    try:
+        explanation = mnv3.explain(opened(model, weights), image)
+        kind = "json" if event._data.get("kind") == "json" else "csv"
+        target = target if target in explanation.checkpoint.labels else None
+        text = explanation.gates_csv() if kind == "csv" else json.dumps(explanation.to_dict(target), indent=1)
+        return {"name": page.file_name(explanation, "gates", ending=f".{kind}"), "text": text}
+    except InputError as error:
+        raise refusal(str(error)) from None
 
 
 def weights_list(model: str, weights: str):
@@ -241,7 +267,7 @@ def build_demo() -> gr.Blocks:
     with gr.Blocks(title="mnv3: look inside MobileNetV3", analytics_enabled=False, delete_cache=KEEP_FILES) as demo:
         gr.HTML("<h1>mnv3</h1><p>What MobileNetV3 sees in your picture, and what its attention did to it.</p>",
                 elem_id="title")  # fmt: skip
-        tab, target = gr.State("look"), gr.State(None)
+        tab, target, inside = gr.State("look"), gr.State(None), gr.State(None)
         with gr.Row():
             with gr.Column(scale=1, min_width=260, elem_id="left"):
                 image = picture_input(label="Picture", height=230, elem_id="picture",
@@ -263,34 +289,40 @@ def build_demo() -> gr.Blocks:
                             label = gr.Label(label="Predictions: click a class to ask about it", num_top_classes=5,
                                              show_heading=False, elem_id="predictions")  # fmt: skip
                         with gr.Column(scale=3, min_width=300):
-                            pictures = gr.HTML("", elem_id="pictures")
+                            pictures = gr.HTML("", elem_id="pictures", js_on_load=detail.SCRIPT)
                     notes = gr.HTML(page.hint(START), elem_id="notes")
-                    panel = gr.HTML("", elem_id="panel")
+                    panel = gr.HTML("", elem_id="panel", js_on_load=detail.SCRIPT)
                 with gr.Tab("Compare", id="compare") as compare_tab:
-                    comparison = gr.HTML(page.hint(START), elem_id="comparison")
-        _wire(tab, target, image, model, weights, fetch_weights, button, look_tab, compare_tab,
+                    comparison = gr.HTML(page.hint(START), elem_id="comparison", js_on_load=detail.SCRIPT)
+        _wire(tab, target, inside, image, model, weights, fetch_weights, button, look_tab, compare_tab,
               [label, notes, pictures, panel, comparison])  # fmt: skip
         _endpoints(family)
     demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE)
     return demo
 
 
-def _wire(tab, target, image, model, weights, fetch_weights, button, look_tab, compare_tab, outputs) -> None:
+def _wire(tab, target, inside, image, model, weights, fetch_weights, button, look_tab, compare_tab, outputs) -> None:
     """What happens on a click. Every listener that runs a network shares one limit, and the newest click wins."""
-    label, notes, _, _, comparison = outputs
-    run = {"fn": show, "inputs": [tab, image, model, weights, target], "outputs": outputs, "show_progress": "full",
-           "concurrency_id": "network", "concurrency_limit": AT_ONCE, "trigger_mode": "always_last",
-           "api_visibility": "private"}  # fmt: skip
+    label, notes, _, panel, comparison = outputs
+    run = {"fn": show, "inputs": [tab, image, model, weights, target, inside], "outputs": outputs,
+           "show_progress": "full", "concurrency_id": "network", "concurrency_limit": AT_ONCE,
+           "trigger_mode": "always_last", "api_visibility": "private"}  # fmt: skip
     quiet = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
     fetched = gr.State(0)
     remember = {**quiet, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
-    gr.on([image.change, weights.change, model.input, button.click], lambda: None, None, target, **remember)
+    news = [image.change, weights.change, model.input, button.click]
+    gr.on(news, lambda: (None, None), None, [target, inside], **remember)
     model.input(weights_list, [model, weights], weights, **quiet)
     label.select(_selected, None, target, **remember)
+    panel.click(_inside, None, inside, **remember)
     for chosen_tab, name in ((look_tab, "look"), (compare_tab, "compare")):
         chosen_tab.select(partial(str, name), None, tab, **remember)
     # One listener for all, so that a visitor's answers come one after the other and the last click has the last word.
-    gr.on([image.change, weights.change, model.input, button.click, target.change, tab.change, fetched.change], **run)
+    gr.on([*news, target.change, inside.change, tab.change, fetched.change], **run)
+    file = gr.JSON(visible=False)
+    asked = panel.save(gates_file, [image, model, weights, target], file, show_progress="hidden",
+                       concurrency_id="network", api_visibility="private")  # fmt: skip
+    asked.then(None, file, None, js=SAVE_FILE)
     weights.change(fetch_button, weights, fetch_weights, **quiet)
     fetching = fetch_weights.click(fetch_here, [weights, fetched], [notes, comparison, fetched],
                                    api_visibility="private", concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
@@ -299,6 +331,11 @@ def _wire(tab, target, image, model, weights, fetch_weights, button, look_tab, c
 
 def _selected(event: gr.SelectData) -> str:
     return event.value
+
+
+def _inside(event: gr.EventData) -> dict:
+    """What was clicked in the panel: {"block", "channel"}, or {} to close the row."""
+    return event._data if isinstance(event._data, dict) else {}
 
 
 def _endpoints(family: str) -> None:
@@ -332,6 +369,13 @@ CSS = """
   #notes:has(.problem), #notes:has(.hint) { order: -1; }
 }
 """
+SAVE_FILE = """(file) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([file.text], { type: "text/plain" }));
+  link.download = file.name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}"""
 PASTE = """<script>
 document.addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
@@ -354,7 +398,8 @@ document.addEventListener("paste", (event) => {
 def main() -> None:
     """Starts the server: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where; a Space sets them itself."""
     build_demo().launch(
-        theme=gr.themes.Default(**FONTS).set(**CONTRAST), css=CSS + page.CSS, head=PASTE, max_file_size=MAX_UPLOAD,
+        theme=gr.themes.Default(**FONTS).set(**CONTRAST), css=CSS + page.CSS + detail.CSS, head=PASTE,
+        max_file_size=MAX_UPLOAD,
         ssr_mode=False,  # it needs Node, and the page is whole without it
         run_history=False,  # a visitor's pictures are not kept in the browser
         footer_links=["api"],

@@ -78,6 +78,12 @@ def logits(checkpoint: Checkpoint, inputs: torch.Tensor) -> tuple[np.ndarray, fl
     return out.numpy(), (time.perf_counter() - began) * 1000
 
 
+@torch.inference_mode()
+def block_maps(checkpoint: Checkpoint, inputs: torch.Tensor, block: int) -> np.ndarray:
+    """Channels of SE block `block` before its gate: (N, 3, H, W) -> (N, C_l, h_l, w_l)."""
+    return checkpoint.model.block_maps(inputs, block).numpy()
+
+
 def reference(checkpoint: Checkpoint, shown: torch.Tensor) -> GateStatistics:
     """What the gates are held against: the checkpoint's own statistics, or the example pictures without `shown`.
 

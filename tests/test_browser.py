@@ -1,5 +1,6 @@
 """The app as visitors meet it: headless Chromium uploads, clicks, pastes and reads the answer from the page."""
 
+import json
 import os
 import re
 import shutil
@@ -261,6 +262,131 @@ def test_weights_that_only_large_has(page, explained):
     page.get_by_label("Small").check()
     wait_for(page, explained("Small", FROG))
     assert page.locator("#weights input").input_value() == "CIFAR-10 · bundled"
+
+
+# Inside a block -------------------------------------------------------------------------------------------------
+
+
+def barcode(page, block):
+    box = page.locator(f"#panel .barcode[role=slider][data-block='{block}']")
+    box.scroll_into_view_if_needed()
+    return box
+
+
+def channel_said(expected, block, channel):
+    gate, reference = expected.gates[block][channel], expected.reference.reference()[block][channel]
+    z = f"{expected.z_scores[block][channel]:+.1f}".replace("-", "−")
+    return f"gate {gate:.3f} · reference {reference:.3f} · z {z}"
+
+
+def plain(locator):
+    return locator.inner_text().replace("\u00a0", " ")
+
+
+def saving(page, button):
+    """Clicks and returns (the file's name, its path)."""
+    with page.expect_download() as download:
+        button.click()
+    return download.value.suggested_filename, Path(download.value.path())
+
+
+def test_a_cell_tells_its_numbers_and_opens_its_channel(page, explained):
+    example(page, FROG)
+    expected = explained("Large", FROG)
+    wait_for(page, expected)
+    box, channels = barcode(page, 2), expected.blocks[2].channels
+    place = {"x": (33 + 0.5) / channels * box.bounding_box()["width"], "y": 6}
+    box.hover(position=place)
+    assert plain(page.locator(".mnv3-tip:visible")) == f"b6 · channel 33 · {channel_said(expected, 2, 33)}"
+    box.click(position=place)
+    inside = page.locator("#panel td.detail")
+    inside.get_by_text(f"Channel 33 of {channels}").wait_for()
+    assert channel_said(expected, 2, 33) in plain(inside)
+    assert inside.locator("img[alt^='Channel 33 of b6']").evaluate("image => image.naturalWidth") == 256
+    assert page.locator("#panel tr[data-open] th").inner_text().startswith("b6")
+    moved = expected.most_moved(2, 8)
+    inside.locator(f"button[data-channel='{moved[3]}']").click()
+    inside.get_by_text(f"Channel {moved[3]} of {channels}").wait_for()
+    cell = inside.locator(".barcode").first  # the grid: 32 channels a row
+    size = cell.bounding_box()
+    cell.click(position={"x": size["width"] * 5.5 / 32, "y": size["height"] * 2.5 / (-(-channels // 32))})
+    inside.get_by_text(f"Channel {2 * 32 + 5} of {channels}").wait_for()
+    inside.get_by_label("Close b6").click()
+    inside.wait_for(state="detached")
+
+
+def test_a_row_opens_and_closes_and_a_new_picture_shuts_it(page, explained):
+    page.get_by_label("Small").check()
+    example(page, FROG)
+    expected = explained("Small", FROG)
+    wait_for(page, expected)
+    inside = page.locator("#panel td.detail")
+    for block in (8, 0):
+        row = page.locator(f"#panel tr[data-block='{block}']").first
+        row.locator("td.effect").click()
+        inside.get_by_text(f"Channel {expected.most_moved(block, 1)[0]} of").wait_for()
+        assert inside.count() == 1
+    page.locator("#predictions button").nth(1).click()  # stays open for another class
+    second = expected.top()[1].label
+    page.locator("#panel thead th.effect", has_text=f"‘{second}’").wait_for()
+    assert inside.count() == 1
+    page.locator("#panel tr[data-open] button.row").click()
+    inside.wait_for(state="detached")
+    page.locator("#panel button.row").nth(3).click()
+    inside.wait_for()
+    example(page, TRUCK)
+    wait_for(page, explained("Small", TRUCK))
+    inside.wait_for(state="detached")
+
+
+def test_a_channel_by_keyboard(page, explained):
+    example(page, FROG)
+    expected = explained("Large", FROG)
+    wait_for(page, expected)
+    box, last = barcode(page, 0), expected.blocks[0].channels - 1
+    box.focus()
+    for key, channel in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", last), ("ArrowRight", last),
+                         ("Home", 0), ("PageUp", 8), ("ArrowLeft", 7)):  # fmt: skip
+        page.keyboard.press(key)
+        assert box.get_attribute("aria-valuenow") == str(channel), key
+        said = f"b4 · channel {channel} · {channel_said(expected, 0, channel)}"
+        assert box.get_attribute("aria-valuetext") == said == plain(page.locator(".mnv3-tip:visible"))
+    page.keyboard.press("Enter")
+    page.locator("#panel td.detail").get_by_text("Channel 7 of").wait_for()
+    page.locator("#panel button.row").nth(1).focus()
+    page.keyboard.press("Enter")
+    page.locator("#panel tr[data-open] th", has_text="b5").wait_for()
+
+
+def test_gates_and_pictures_as_files(page, explained):
+    page.get_by_label("Small").check()
+    example(page, FROG)
+    expected = explained("Small", FROG)
+    wait_for(page, expected)
+    name, path = saving(page, page.locator("#panel button[data-file=csv]"))
+    assert name == "cifar10-small-gates.csv" and path.read_text() == expected.gates_csv()
+    name, path = saving(page, page.locator("#panel button[data-file=json]"))
+    data = json.loads(path.read_text())
+    assert name == "cifar10-small-gates.json" and data["class"] == expected.top(1)[0].label
+    assert [block["gates"] for block in data["blocks"]] == [b["gates"] for b in expected.to_dict()["blocks"]]
+    page.locator("#panel button.row").nth(4).click()
+    page.locator("#panel td.detail").wait_for()
+    label = expected.top(1)[0].label
+    files = {button.get_attribute("data-save"): button for button in page.locator("button[data-save]").all()}
+    channel, block = expected.most_moved(4, 1)[0], expected.blocks[4].name
+    assert set(files) == {
+        f"cifar10-small-{what}.png"
+        for what in ("picture", f"evidence-{label}", f"{block}-channel-{channel}", f"{block}-energy-moved",
+                     f"{block}-gates", f"{block}-difference")
+    }  # fmt: skip
+    for wanted, button in files.items():
+        name, path = saving(page, button)
+        assert name == wanted
+        with Image.open(path) as image:
+            assert image.format == "PNG" and image.width >= 256
+    name, path = saving(page, files["cifar10-small-picture.png"])
+    with Image.open(path) as image:
+        assert np.array_equal(np.asarray(image.convert("RGB"))[::16, ::16], np.asarray(expected.picture))
 
 
 # Compare --------------------------------------------------------------------------------------------------------
