@@ -21,10 +21,11 @@ from gradio.utils import is_in_or_equal
 from gradio_client.utils import is_http_url_like
 
 import mnv3
-from mnv3 import detail, engine, page
+from mnv3 import detail, engine, models_page, own, page, plot, settings, trust_page
 from mnv3.catalogue import Entry, catalogue, is_here
 from mnv3.errors import InputError
 from mnv3.explain import Guess, likeliest, softmax
+from mnv3.faithfulness import published, put_to_trial
 from mnv3.images import open_picture
 
 VARIANTS = ("Large", "Small")
@@ -32,6 +33,10 @@ MAX_UPLOAD = "50mb"
 QUEUE = 32  # visitors who may wait; more are told that the app is busy
 AT_ONCE = 2  # explanations at a time; others wait in the queue
 KEEP_FILES = (3600, 3600)  # seconds between clean-ups, age of what is deleted
+OWN = (
+    "Only you see what you open here, and it goes when others need the room. Weights are read as safetensors, never as "
+    "pickles."
+)
 START = "Upload, paste or take a picture, or click one of the examples: the answer appears here."
 
 
@@ -48,56 +53,100 @@ def picture_input(**options) -> gr.Image:
     """
     image = gr.Image(type="filepath", image_mode=None, **options)
     image.preprocess = as_sent
-    into_cache = image.async_move_resource_to_block_cache
+    return uploads_only(image)
 
-    async def uploads_only(source):  # Gradio itself would fetch any public address, of any size
+
+def files_input(**options) -> gr.File:
+    """gr.File that hands over (the name a file had, where it lies): mnv3.own says in words what is wrong with it."""
+    files = gr.File(file_count="multiple", **options)
+    files.preprocess = files_as_sent
+    return uploads_only(files)
+
+
+def uploads_only(component):
+    """The component, which takes no address: Gradio itself would fetch any public one, of any size."""
+    into_cache = component.async_move_resource_to_block_cache
+
+    async def of_this_machine(source):
         if is_http_url_like(str(source)):
-            raise refusal("A picture can't be read from an address: save it as a file and send that.")
+            raise refusal("Nothing can be read from an address here: save it as a file and send that.")
         return await into_cache(source)
 
-    image.async_move_resource_to_block_cache = uploads_only
-    return image
+    component.async_move_resource_to_block_cache = of_this_machine
+    return component
 
 
-def as_sent(payload) -> str | bytes | None:
-    """Gradio's image data -> the uploaded file's path, or the bytes of a data: URI.
+def uploaded(path: str) -> str:
+    """The path, if Gradio stored an upload there.
 
     Gradio checks where a file lies only if its sender added a `meta` field, so it is checked here: any file of the
     host could be read otherwise.
     """
+    if not is_in_or_equal(path, get_upload_folder()):
+        raise refusal("This file was not uploaded here: upload it first.")
+    return path
+
+
+def files_as_sent(payload) -> list[tuple[str, str]]:
+    """Gradio's file data -> (the name it had, the uploaded file's path) of each."""
+    if payload is None:
+        return []
+    return [(str(sent.orig_name or os.path.basename(sent.path)), uploaded(sent.path)) for sent in payload.root]
+
+
+def as_sent(payload) -> str | bytes | None:
+    """Gradio's image data -> the uploaded file's path, or the bytes of a data: URI."""
     if payload is None:
         return None
     if not (payload.url or "").startswith("data:"):
-        if payload.path and not is_in_or_equal(payload.path, get_upload_folder()):
-            raise refusal("This picture was not uploaded here: upload it first.")
-        return payload.path
+        return payload.path and uploaded(payload.path)
     try:
         return base64.b64decode(payload.url.partition(",")[2], validate=True)
     except ValueError:
         return b"?"  # which open_picture refuses in its own words
 
 
+def host_settings() -> settings.Settings:
+    """What the host set by environment variables. Raises InputError."""
+    return settings.read(os.environ, catalogue())
+
+
+def offered() -> list[Entry]:
+    """The catalogue, less what the host does not offer."""
+    entries = catalogue()
+    allowed = settings.read(os.environ, entries)
+    return [entry for entry in entries if allowed.offers(entry)]
+
+
+def variants() -> list[str]:
+    """Large and Small, or the one that the host offers."""
+    there = {entry.variant for entry in offered()}
+    return [variant for variant in VARIANTS if variant.lower() in there]
+
+
 def families(variant: str) -> list[str]:
     """The Weights list for Large or Small, as the catalogue has it."""
-    names = [entry.family for entry in catalogue() if entry.variant == variant.lower()]
+    names = [entry.family for entry in offered() if entry.variant == variant.lower()]
     return list(dict.fromkeys(names))
 
 
 def default_family() -> str:
-    """ImageNet weights when both sizes are in the local cache, else the bundled ones."""
-    entries = catalogue()
+    """The host's choice, else ImageNet weights when both sizes are in the local cache, else the bundled ones."""
+    if family := host_settings().default:
+        return family
+    entries = offered()
     for family in dict.fromkeys(entry.family for entry in entries):
         states = {entry.variant: entry.state for entry in entries if entry.family == family}
         if states == {"large": "here", "small": "here"}:
             return family
-    return families("Large")[-1]
+    return families(variants()[0])[-1]
 
 
 def chosen(model: str, weights: str) -> Entry:
     """The catalogue's entry for Large | Small and a family (or a checkpoint's own name). Raises InputError."""
     if model not in VARIANTS:
         raise InputError(f"There is no model {str(model)[:40]!r}: choose Large or Small.")
-    entries = [entry for entry in catalogue() if entry.variant == model.lower()]
+    entries = [entry for entry in offered() if entry.variant == model.lower()]
     for entry in entries:
         if weights in (entry.family, entry.name):
             return entry
@@ -107,6 +156,8 @@ def chosen(model: str, weights: str) -> Entry:
 
 def opened(model: str, weights: str) -> mnv3.Checkpoint:
     """The chosen checkpoint, if it is on this machine; nothing is fetched without being asked for."""
+    if own.is_own(weights):
+        return own.kept(weights)
     entry = chosen(model, weights)
     if not is_here(entry.name):
         raise InputError(
@@ -117,8 +168,12 @@ def opened(model: str, weights: str) -> mnv3.Checkpoint:
 
 
 def explain_both(image, weights: str) -> list[mnv3.Explanation]:
-    """Large and Small on one picture, which is decoded once: a photograph costs more than both networks."""
-    checkpoints = [opened(variant, weights) for variant in VARIANTS]
+    """Large and Small on one picture, which is decoded once: a photograph costs more than both networks.
+
+    A visitor's own is put beside both of the default weights.
+    """
+    mine, family = ([own.kept(weights)], default_family()) if own.is_own(weights) else ([], weights)
+    checkpoints = mine + [opened(variant, family) for variant in VARIANTS]
     picture = open_picture(image)
     return [mnv3.explain(checkpoint, picture) for checkpoint in checkpoints]
 
@@ -167,9 +222,18 @@ def api_compare(image, weights: str) -> dict:
     return {"agreement": page.agreement(explanations), "columns": [e.to_dict() for e in explanations]}
 
 
+@sentences
+def api_trust(image, model: str, weights: str, target: str) -> dict:
+    """Whether the class evidence can be trusted: deletion and insertion against two controls, randomised weights."""
+    explanation = mnv3.explain(opened(model, weights), image)
+    index = explanation.class_index(target)
+    trial = put_to_trial(explanation, index)
+    return {"checkpoint": explanation.checkpoint.name, "class": explanation.checkpoint.labels[index], **trial.to_dict()}
+
+
 def api_models() -> list[dict]:
     """Every checkpoint that can be chosen: name, family, variant, here | download | failed, and why."""
-    return [asdict(entry) for entry in catalogue()]
+    return [asdict(entry) for entry in offered()]
 
 
 @sentences
@@ -233,15 +297,81 @@ def gates_file(image, model: str, weights: str, target: str | None, event: gr.Ev
         raise refusal(str(error)) from None
 
 
-def weights_list(model: str, weights: str):
-    """The Weights list of a model, keeping the choice where it exists."""
-    names = families(model)
-    return gr.Dropdown(choices=names, value=weights if weights in names else default_family())
+def test_map(image, model: str, weights: str, target: str | None, progress=gr.Progress()):  # noqa: B008
+    """What was asked and the Trust tab's answer, for the picture and the class on show; shown by tested_map."""
+    return (image, model, weights, target), _tested(image, model, weights, target, progress), gr.skip()
+
+
+def _tested(image, model: str, weights: str, target: str | None, progress: gr.Progress) -> str:
+    if image is None:
+        return page.hint(START)
+    progress(0, desc="Explaining the picture")
+    try:
+        explanation = mnv3.explain(opened(model, weights), image)
+        index = explanation.class_index(target if target in explanation.checkpoint.labels else None)
+        trial = put_to_trial(
+            explanation, index, progress=lambda done, whole: progress((done, whole), desc="Testing", unit="runs")
+        )
+    except InputError as error:
+        return page.problem(str(error))
+    return trust_page.trust(explanation, index, trial, published(explanation.checkpoint))
+
+
+def tested_map(asked, answer: str, *on_show) -> str:
+    """The answer, if it is to what is on show; the picture may have changed while it was worked out, or since."""
+    return answer if asked == on_show else page.hint(trust_page.START)
+
+
+def weights_list(model: str, weights: str, mine: list[str] = ()):
+    """The Weights list of a model and the visitor's own, keeping the choice where it exists."""
+    choices = [(name, name) for name in families(model)]
+    others = [variant for variant in variants() if variant != model]
+    choices += [(entry.title, entry.name) for entry in own.entries(mine) if entry.variant.title() not in others]
+    names = [name for _, name in choices]
+    return gr.Dropdown(choices=choices, value=weights if weights in names else default_family())
+
+
+def models_overview(mine: list[str]) -> str:
+    """The Models tab: what is offered, and the visitor's own."""
+    return models_page.overview(models_page.models([*offered(), *own.entries(mine)]))
+
+
+def open_files(files, model: str, weights: str, mine: list[str], request: gr.Request):
+    """Opens uploaded files for this visitor."""
+    return _opened_own(lambda: own.from_files(files or []), model, weights, mine, request)
+
+
+def open_repo(
+    repo: str, model: str, weights: str, mine: list[str], request: gr.Request, progress=gr.Progress()  # noqa: B008
+):  # fmt: skip
+    """Fetches and opens a Hub repo for this visitor."""
+    progress(0, desc="Fetching")
+
+    def report(done: int, total: int) -> None:
+        progress((done, total or None), unit="bytes")
+
+    return _opened_own(lambda: own.from_hub(repo, report), model, weights, mine, request)
+
+
+def _opened_own(read: Callable[[], mnv3.Checkpoint], model: str, weights: str, mine: list[str], request: gr.Request):
+    """What happened in words, the visitor's own, the Model choice, and the Weights list with the new one chosen."""
+    try:
+        if not host_settings().own:
+            raise InputError("This host has closed ‘use my own’: run the app yourself to open your own weights.")
+        checkpoint = read()
+    except InputError as error:
+        return page.problem(str(error)), mine, gr.skip(), gr.skip()
+    name = own.keep(checkpoint, request.session_hash or "")
+    mine = [entry.name for entry in own.entries([*mine, name])]
+    variant = checkpoint.spec.variant.title()
+    model = variant if variant in variants() else model
+    words = f"{checkpoint.name} is open, for you alone, and chosen in Look, Compare and Trust."
+    return page.hint(words), mine, gr.Radio(value=model), weights_list(model, name, mine)
 
 
 def missing(weights: str) -> list[Entry]:
     """The sizes of a family that are not on this machine: Compare needs both, so both are fetched."""
-    return [entry for entry in catalogue() if entry.family == weights and not is_here(entry.name)]
+    return [entry for entry in offered() if entry.family == weights and not is_here(entry.name)]
 
 
 def fetch_button(weights: str):
@@ -264,18 +394,19 @@ def fetch_here(weights: str, fetched: int, progress=gr.Progress()):  # noqa: B00
 def build_demo() -> gr.Blocks:
     """The whole app. Touches no network and loads no network: that waits for the first picture."""
     family = default_family()
+    variant = next(variant for variant in variants() if family in families(variant))
     with gr.Blocks(title="mnv3: look inside MobileNetV3", analytics_enabled=False, delete_cache=KEEP_FILES) as demo:
         gr.HTML("<h1>mnv3</h1><p>What MobileNetV3 sees in your picture, and what its attention did to it.</p>",
                 elem_id="title")  # fmt: skip
-        tab, target, inside = gr.State("look"), gr.State(None), gr.State(None)
+        tab, target, inside, mine = gr.State("look"), gr.State(None), gr.State(None), gr.State([])
         with gr.Row():
             with gr.Column(scale=1, min_width=260, elem_id="left"):
                 image = picture_input(label="Picture", height=230, elem_id="picture",
                                 sources=["upload", "clipboard", "webcam"], buttons=[],
                                 alt_text="Your picture")  # fmt: skip
-                model = gr.Radio(VARIANTS, value="Large", label="Model", elem_id="model",
+                model = gr.Radio(variants(), value=variant, label="Model", elem_id="model",
                                  info="Large costs nearly four times as many multiply-adds.")  # fmt: skip
-                weights = gr.Dropdown(families("Large"), value=family, label="Weights", elem_id="weights",
+                weights = gr.Dropdown(families(variant), value=family, label="Weights", elem_id="weights",
                                       info="What the network was trained on decides what it can name.")  # fmt: skip
                 fetch_weights = gr.Button("Fetch weights", visible=False, elem_id="fetch")
                 button = gr.Button("Explain", variant="primary", elem_id="explain")
@@ -294,14 +425,20 @@ def build_demo() -> gr.Blocks:
                     panel = gr.HTML("", elem_id="panel", js_on_load=detail.SCRIPT)
                 with gr.Tab("Compare", id="compare") as compare_tab:
                     comparison = gr.HTML(page.hint(START), elem_id="comparison", js_on_load=detail.SCRIPT)
-        _wire(tab, target, inside, image, model, weights, fetch_weights, button, look_tab, compare_tab,
+                with gr.Tab("Trust", id="trust"):
+                    _trust_tab(image, model, weights, target)
+                with gr.Tab("Models", id="models") as models_tab:
+                    _models_tab(models_tab, model, weights, mine)
+        _wire(tab, target, inside, mine, image, model, weights, fetch_weights, button, look_tab, compare_tab,
               [label, notes, pictures, panel, comparison])  # fmt: skip
         _endpoints(family)
     demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE)
     return demo
 
 
-def _wire(tab, target, inside, image, model, weights, fetch_weights, button, look_tab, compare_tab, outputs) -> None:
+def _wire(
+    tab, target, inside, mine, image, model, weights, fetch_weights, button, look_tab, compare_tab, outputs
+) -> None:
     """What happens on a click. Every listener that runs a network shares one limit, and the newest click wins."""
     label, notes, _, panel, comparison = outputs
     run = {"fn": show, "inputs": [tab, image, model, weights, target, inside], "outputs": outputs,
@@ -312,7 +449,7 @@ def _wire(tab, target, inside, image, model, weights, fetch_weights, button, loo
     remember = {**quiet, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
     news = [image.change, weights.change, model.input, button.click]
     gr.on(news, lambda: (None, None), None, [target, inside], **remember)
-    model.input(weights_list, [model, weights], weights, **quiet)
+    model.input(weights_list, [model, weights, mine], weights, **quiet)
     label.select(_selected, None, target, **remember)
     panel.click(_inside, None, inside, **remember)
     for chosen_tab, name in ((look_tab, "look"), (compare_tab, "compare")):
@@ -327,6 +464,47 @@ def _wire(tab, target, inside, image, model, weights, fetch_weights, button, loo
     fetching = fetch_weights.click(fetch_here, [weights, fetched], [notes, comparison, fetched],
                                    api_visibility="private", concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
     fetching.then(fetch_button, weights, fetch_weights, **quiet)
+
+
+def _trust_tab(image, model, weights, target) -> None:
+    """A button, and the answer, which stays for as long as it is the answer to what is on show."""
+    with gr.Row():
+        button = gr.Button("Test this map", variant="primary", scale=0, min_width=220, elem_id="test-map")
+    shown = gr.HTML(page.hint(trust_page.START), elem_id="trust", min_height=120)
+    asked, answer, on_show = gr.State(), gr.State(""), [image, model, weights, target]
+    testing = button.click(test_map, on_show, [asked, answer, shown], api_visibility="private",
+                           trigger_mode="always_last", concurrency_id="network",
+                           concurrency_limit=AT_ONCE)  # fmt: skip
+    show_it = {"fn": tested_map, "inputs": [asked, answer, *on_show], "outputs": shown, "api_visibility": "private",
+               "show_progress": "hidden"}  # fmt: skip
+    testing.then(**show_it)
+    gr.on([image.change, weights.change, model.input, target.change], **show_it)
+
+
+def _models_tab(models_tab, model, weights, mine) -> None:
+    """The overview, made anew when the tab is opened, and ‘use my own’ where the host leaves it open."""
+    private = {"api_visibility": "private"}
+    if host_settings().own:
+        with gr.Accordion("Use my own: a repo of the Hub, or the files of a folder that train.py wrote", open=False,
+                          elem_id="own"):  # fmt: skip
+            with gr.Row():
+                with gr.Column(min_width=260):
+                    repo = gr.Textbox(label="A public repo of the Hugging Face Hub", placeholder="user/repo",
+                                      max_length=200, info="One that train.py or mnv3.hub published.",
+                                      elem_id="own-repo")  # fmt: skip
+                    fetching = gr.Button("Open from the Hub", elem_id="open-repo")
+                with gr.Column(min_width=260):
+                    files = files_input(label="config.json, model.safetensors, …", height=170, elem_id="own-files")
+                    opening = gr.Button("Open these files", elem_id="open-files")
+            said = gr.HTML(page.hint(OWN), elem_id="own-said")
+    overview = gr.HTML(page.hint("Reading the catalogue."), elem_id="models", min_height=200)
+    models_tab.select(models_overview, mine, overview, **private)
+    if host_settings().own:
+        outputs = [said, mine, model, weights]
+        shared = {**private, "concurrency_id": "own", "concurrency_limit": AT_ONCE}
+        for opened_own in (fetching.click(open_repo, [repo, model, weights, mine], outputs, **shared),
+                           opening.click(open_files, [files, model, weights, mine], outputs, **shared)):  # fmt: skip
+            opened_own.then(models_overview, mine, overview, **private)
 
 
 def _selected(event: gr.SelectData) -> str:
@@ -351,6 +529,7 @@ def _endpoints(family: str) -> None:
     hidden.click(api_predict, [picture, model, weights, top_k], label, api_name="predict", **shared)
     hidden.click(api_explain, [picture, model, weights, target], data, api_name="explain", **shared)
     hidden.click(api_compare, [picture, weights], data, api_name="compare", **shared)
+    hidden.click(api_trust, [picture, model, weights, target], data, api_name="trust", **shared)
     hidden.click(api_models, None, data, api_name="models")
     hidden.click(api_fetch, [model, weights], text, api_name="fetch", concurrency_id="fetch", concurrency_limit=1)
 
@@ -395,15 +574,21 @@ document.addEventListener("paste", (event) => {
 </script>"""  # Ctrl+V anywhere on the page, which Gradio itself hears only on its clipboard button
 
 
-def main() -> None:
+def main() -> int:
     """Starts the server: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where; a Space sets them itself."""
-    build_demo().launch(
-        theme=gr.themes.Default(**FONTS).set(**CONTRAST), css=CSS + page.CSS + detail.CSS, head=PASTE,
-        max_file_size=MAX_UPLOAD,
+    try:
+        demo = build_demo()
+    except InputError as error:  # what the host set
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    demo.launch(
+        theme=gr.themes.Default(**FONTS).set(**CONTRAST), head=PASTE, max_file_size=MAX_UPLOAD,
+        css=CSS + page.CSS + detail.CSS + plot.CSS + trust_page.CSS + models_page.CSS,
         ssr_mode=False,  # it needs Node, and the page is whole without it
         run_history=False,  # a visitor's pictures are not kept in the browser
         footer_links=["api"],
     )  # fmt: skip
+    return 0
 
 
 if __name__ == "__main__":

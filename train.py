@@ -1,14 +1,17 @@
 """Trains a MobileNetV3 and writes a checkpoint folder that the app and mnv3.load open.
 
-    python train.py --data cifar10/ --variant small --out runs/small        # a new run
-    python train.py --data cifar10/ --variant small --out runs/small --resume   # go on, exactly where it stopped
-    python train.py --help                                                  # every choice and its default
+    python train.py --data pictures/ --recipe finetune --out runs/mine        # your own pictures, from ImageNet weights
+    python train.py --data cifar10 --variant small --out runs/small           # from scratch; cifar10 is downloaded
+    python train.py --data cifar10 --variant small --out runs/small --resume  # go on, exactly where it stopped
+    python train.py ... --push-to-hub user/repo --private                     # and publish what came out
+    torchrun --nproc-per-node 4 train.py --recipe imagenet --data imagenet/ --precision bf16 --out runs/imagenet
+    python train.py --help                                                    # every choice and its default
 
 DATA/train/<class>/* is learned from, less the pictures held out for every choice (epoch, averaged weights or
-newest); DATA/test/<class>/* is measured once, at the end, on the stored file. Ctrl-C or SIGTERM saves and stops;
-the same command with --resume continues the same run, in the middle of an epoch too, bit for bit on the same CPU
-with the same versions.
-The bundled checkpoints were made with --variant small, and with --variant large --early-epochs 8 --epochs 12.
+newest; DATA/val/ where it stands beside DATA/test/); DATA/test/<class>/* is measured once, at the end, on the stored
+file. A folder that holds the classes themselves is split. Ctrl-C or SIGTERM saves and stops; the same command with
+--resume continues the same run, in the middle of an epoch too, bit for bit on the same hardware and versions.
+How the bundled checkpoints were made is in their metrics.json ("recipe") and in README, 'Train'.
 """
 
 from __future__ import annotations
@@ -23,44 +26,75 @@ import re
 import signal
 import sys
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
+from torch import distributed as dist
 from tqdm import tqdm
 
+from mnv3 import hub
+from mnv3.catalogue import load
+from mnv3.charts import confusion, confusion_matrix, curves, save_png
 from mnv3.checkpoints import Checkpoint, read_checkpoint, replace_file
-from mnv3.data import Pictures, colour_statistics, find_classes, hold_out, read_folder
+from mnv3.data import Files, Pictures, Source, colour_statistics, hold_out, open_source
 from mnv3.errors import InputError
 from mnv3.images import Preprocessing
-from mnv3.tables import Spec, final_side
+from mnv3.tables import final_side, multiply_adds, parameters
 from mnv3.training import (
     Recipe,
     Run,
     changed_fields,
+    chosen_recipe,
     gate_statistics,
+    network_spec,
     predict,
     recipe_arguments,
     score,
     set_early,
     steps_per_epoch,
+    summed,
     train_step,
+    world,
 )
 
 SAVE_EVERY = 120  # seconds between saved states: what a pulled plug may cost
+IMAGENET_COLOURS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std: large pictures aren't read twice for them
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how a run runs: nothing here changes its result."""
+
+    out: Path
+    resume: bool = False
+    name: str = ""
+    data_note: str = ""
+    device: str = "cpu"
+    workers: int = 0
+    push_to_hub: str = ""
+    private: bool = False
+    push_every: int = 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     recipe_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint, the log and the state")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--data-note", default="", help="what the data is, in words, for the model card")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    options = vars(parser.parse_args(arguments))
+    option = parser.add_argument
+    option("--out", type=Path, required=True, help="folder for the checkpoint, the log and the state")
+    option("--resume", action="store_true", help="go on with the run in --out")
+    option("--name", default="", help="the checkpoint's name (data and variant)")
+    option("--data-note", default="", help="what the data is, in words, for the model card")
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    option("--device", default=found, help="cpu or cuda (a GPU if there is one)")
+    option("--workers", type=int, default=os.cpu_count() or 0, help="processes that read large pictures (one per core)")
+    option("--push-to-hub", default="", metavar="USER/REPO", help="publish the folder there at the end")
+    option("--private", action="store_true", help="make that repo a private one")
+    option("--push-every", type=int, default=0, metavar="EPOCHS", help="publish along the way too, in the background")
+    given = vars(parser.parse_args(arguments))
     try:
-        recipe = Recipe(**{f.name: options[f.name] for f in fields(Recipe)})
-        return train(recipe, options["out"], usable(options["device"]), options["resume"], options["data_note"])
+        options = Options(**{f.name: given[f.name] for f in fields(Options)})
+        return train(*chosen_recipe(given), options)
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -71,82 +105,189 @@ def main(arguments: list[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"train.py: {error} The last saved state is whole: use a lower --lr.", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("train.py: stopped before a step was taken, so there is nothing new to save", file=sys.stderr)
+        return 130
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def usable(device: str) -> torch.device:
-    """The device, tried before any picture is read. Raises InputError if it can't be used here."""
+    """The device, tried before any picture is read; under torchrun this process's own, with the others joined.
+
+    Raises InputError if it can't be used here.
+    """
     try:
-        return torch.empty(0, device=device).device
+        if "LOCAL_RANK" in os.environ and device == "cuda":
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError):
         raise InputError(f"`device` (={device!r:.40}) can't be used here: give cpu, or cuda with a GPU.") from None
+    if "LOCAL_RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+    return found
 
 
-def train(recipe: Recipe, out: Path, device: torch.device, resume: bool, note: str = "") -> int:
-    """The whole run: read, learn, choose on held-out pictures, measure once, save. Returns the exit status."""
-    state = start_state(recipe, out, resume)
-    print(json.dumps(asdict(recipe)))
-    data = recipe.folder
-    classes = tuple(find_classes(data / "train"))
-    find_classes(data / "test", classes)  # names only: its pictures are opened when training has ended
-    spec = Spec.of(recipe.variant, recipe.width, len(classes), recipe.strides)
+def train(recipe: Recipe, source: Checkpoint | None, options: Options) -> int:
+    """The whole run: read, learn, choose on held-out pictures, measure once, save, publish. Returns the exit status."""
+    device, out = usable(options.device), options.out
+    if recipe.precision == "fp16" and device.type != "cuda":
+        raise InputError("`precision` (='fp16') needs a GPU: give --precision bf16 or fp32.")
+    if recipe.batch_size % (recipe.accumulate * world()[1]):
+        raise InputError(f"`batch_size` (={recipe.batch_size}) must divide by accumulate × {world()[1]} processes.")
+    state = start_state(recipe, out, options.resume)
+    if options.push_to_hub and world()[0] == 0:
+        hub.check_write(options.push_to_hub, options.private)
+    say(json.dumps(asdict(recipe)))
+    data = open_source(recipe.data, recipe.seed)  # names only: test pictures are opened when training has ended
+    teacher = teacher_for(recipe, data.classes, device)
+    spec = network_spec(recipe, len(data.classes), source)
     if final_side(spec, recipe.size) == 1:
-        print(f"note: {recipe.size} pixels end in a 1×1 map: a higher --strides learns more and shows where")
-    everything = read_folder(data / "train", recipe.size, progress=lambda x: tqdm(x, "reading train", leave=False))
-    mean, std = colour_statistics(everything)
-    learned, held_out = hold_out(everything, recipe.holdout, recipe.seed)
+        say(f"note: {recipe.size} pixels end in a 1×1 map: a higher --strides learns more and shows where")
+    learned, held_out, preprocessing = read(data, recipe, source, options.workers)
     learned, held_out = learned.to(device), held_out.to(device)
-    run = Run.new(recipe, spec, device)
+    colours = preprocessing.mean, preprocessing.std
+    run = Run.new(recipe, spec, device, source, teacher, colours)
     steps = recipe.epochs * steps_per_epoch(learned, recipe)
     if steps * recipe.norm_momentum < 10:
-        print(f"note: {steps} steps are few for BatchNorm's --norm-momentum {recipe.norm_momentum}: use a higher one")
+        say(f"note: {steps} steps are few for BatchNorm's --norm-momentum {recipe.norm_momentum}: use a higher one")
     if state:
         found = data_position(learned)
         if changed := [f"{k}: {state[k]} → {v}" for k, v in found.items() if state[k] != v]:
             raise InputError(f"The run in {out.name}/ learned from other pictures ({'; '.join(changed):.200}).")
         run.restore(state)
-        print(f"resumed at step {run.step} of {steps}")
-    normal = torch.tensor(mean, device=device), torch.tensor(std, device=device)
+        say(f"resumed at step {run.step} of {steps}")
+    normal = tuple(torch.tensor(values, device=device) for values in colours)
+    note = options.data_note or f"{data.name}, {len(learned) + len(held_out):,} pictures of {len(data.classes)} classes"
+    folder = Folder(options, preprocessing, note, data.classes)
     with Stopping() as stopping:
-        finished = learn(run, learned, held_out, normal, out, stopping)
+        finished = learn(run, learned, held_out, normal, folder, stopping)
     if not finished:
-        print(f"stopped and saved at step {run.step}: the same command with --resume goes on", file=sys.stderr)
+        say(f"stopped and saved at step {run.step}: the same command with --resume goes on", file=sys.stderr)
         return 130
-    note = note or f"{data.name}, {len(everything):,} pictures of {len(everything.classes)} classes"
-    checkpoint = store(run, learned, held_out, (mean, std), note, out)
-    test = read_folder(data / "test", recipe.size, everything.classes, lambda x: tqdm(x, "reading test", leave=False))
+    checkpoint = store(run, learned, held_out, normal, folder)
+    test = data.read("test", preprocessing, options.workers, progress("test"))
     measure(checkpoint, test.to(device), out)
-    return 0
+    return publish(options) if options.push_to_hub and world()[0] == 0 else 0
 
 
-def store(run: Run, learned: Pictures, held_out: Pictures, normal, note: str, out: Path) -> Checkpoint:
+def say(text: str, file=None) -> None:
+    """Prints in the first process only."""
+    if world()[0] == 0:
+        print(text, file=file, flush=True)
+
+
+def progress(split: str):
+    return lambda files: tqdm(files, f"reading {split}", leave=False, disable=world()[0] > 0)
+
+
+def read(data: Source, recipe: Recipe, source: Checkpoint | None, workers: int):
+    """(pictures to learn from, pictures held out, preprocessing); small ones have the mean and std of their own."""
+    preprocessing = as_prepared(recipe, source)
+    learned = data.read("train", preprocessing, workers, progress("train"))
+    if isinstance(learned, Pictures):
+        colours = preprocessing.mean, preprocessing.std
+        if recipe.standardise and not source:
+            colours = colour_statistics(learned)
+        preprocessing = Preprocessing(recipe.size, recipe.size, preprocessing.interpolation, *colours)
+    if "validation" in data.splits:
+        return learned, data.read("validation", preprocessing, workers, progress("validation")), preprocessing
+    return *hold_out(learned, recipe.holdout, recipe.seed), preprocessing
+
+
+def teacher_for(recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> Checkpoint | None:
+    """The checkpoint to learn from. Raises InputError if it tells apart other classes than the data has."""
+    if not recipe.teacher:
+        return None
+    teacher = load(recipe.teacher)
+    if teacher.labels != classes:
+        raise InputError(f"`teacher` (={recipe.teacher!r:.80}) knows other classes than the data: choose one that was "
+                         f"trained on {', '.join(classes)[:80]}.")  # fmt: skip
+    teacher.model.to(device)
+    return teacher
+
+
+def as_prepared(recipe: Recipe, source: Checkpoint | None) -> Preprocessing:
+    """How large pictures are prepared: as --init's checkpoint has them, or resized to 8/7 of the size and cropped."""
+    if source and source.preprocessing.crop == recipe.size:
+        return source.preprocessing
+    mean, std = IMAGENET_COLOURS if recipe.standardise else ((0.0,) * 3, (1.0,) * 3)
+    interpolation = "bilinear"
+    if source:
+        mean, std, interpolation = (getattr(source.preprocessing, k) for k in ("mean", "std", "interpolation"))
+    return Preprocessing(min(1024, round(recipe.size * 8 / 7)), recipe.size, interpolation, mean, std)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What goes into the checkpoint folder beside what was learned."""
+
+    options: Options
+    preprocessing: Preprocessing
+    note: str
+    classes: tuple[str, ...]
+
+    def checkpoint(self, run: Run, model, gates=None, metrics=None) -> Checkpoint:
+        name = self.options.name or f"{run.recipe.folder_name}-{model.spec.variant}"
+        return Checkpoint(name, model, self.classes, self.preprocessing, self.note, gates, metrics or {})
+
+
+def store(run: Run, learned: Pictures | Files, held_out: Pictures | Files, normal, folder: Folder) -> Checkpoint:
     """Chooses averaged or newest weights on the held-out pictures and writes the folder, weights as fp16."""
-    tensors = [torch.tensor(values, device=learned.images.device) for values in normal]
     models = {"averaged": run.average.model, "newest": run.model.eval()}
     for model in models.values():
         set_early(model, False)
-    scores = {name: score(predict(m, held_out, *tensors), held_out.labels) for name, m in models.items()}
+    scores = {name: score(predict(m, held_out, *normal), held_out.labels) for name, m in models.items()}
     best = max(scores, key=lambda name: scores[name]["top1"])
-    gates = gate_statistics(models[best], learned, *tensors, "training pictures, without those held out")
-    preprocessing = Preprocessing(run.recipe.size, run.recipe.size, "bilinear", *normal)
+    device, gates = normal[0].device, None
+    if world()[0] == 0 and models[best].gated:
+        gates = gate_statistics(models[best], learned, *normal, "training pictures, without those held out")
     minutes = sum(row["seconds"] for row in run.log) / 60
+    spec, side = run.model.spec, run.recipe.size
     metrics = {
-        "weights": best, "held_out": scores[best], "recipe": asdict(run.recipe) | {"data": note},
-        "machine": machine(learned.images.device) | {"minutes": round(minutes, 1)}, "log": run.log,
+        "weights": best, "held_out": scores[best], "recipe": published_recipe(run.recipe, folder.note),
+        "parameters": parameters(spec), "multiply_adds": multiply_adds(spec, side),
+        "machine": machine(device) | {"minutes": round(minutes, 1)}, "log": run.log,
     }  # fmt: skip
-    name = f"{run.recipe.folder.name}-{run.recipe.variant}"
-    checkpoint = Checkpoint(name, models[best].cpu(), learned.classes, preprocessing, note, gates, metrics)
-    checkpoint.save(out, half=True)
+    checkpoint = folder.checkpoint(run, models[best].cpu(), gates, metrics)
+    if world()[0] == 0:
+        checkpoint.save(folder.options.out, half=True)
+        save_png(curves(run.log), folder.options.out / "curves.png")
+    summed(torch.zeros(1, device=device))  # the others read the folder once it is there
     return checkpoint
 
 
-def measure(checkpoint: Checkpoint, test: Pictures, out: Path) -> None:
+def published_recipe(recipe: Recipe, note: str) -> dict:
+    """The recipe without the host's paths: the data in words, a folder's name for a folder."""
+    short = {k: Path(v).name for k in ("init", "teacher") if os.path.isdir(v := getattr(recipe, k))}
+    return asdict(recipe) | short | {"data": note}
+
+
+def measure(checkpoint: Checkpoint, test: Pictures | Files, out: Path) -> None:
     """The test pictures' one use: top-1 and the rest of the stored file, read back, written to metrics.json."""
     stored = read_checkpoint(out)
-    device = test.images.device
-    tensors = [torch.tensor(v, device=device) for v in (stored.preprocessing.mean, stored.preprocessing.std)]
-    result = score(predict(stored.model.to(device), test, *tensors), test.labels)
-    replace(checkpoint, metrics={**checkpoint.metrics, "test": result}).save(out, half=True)
-    print(f"{checkpoint.name}: {result['top1']:.2%} top-1 on {result['n']:,} test pictures, in {out}/")
+    device = test.labels.device
+    normal = [torch.tensor(v, device=device) for v in (stored.preprocessing.mean, stored.preprocessing.std)]
+    logits = predict(stored.model.to(device), test, *normal)
+    result = score(logits, test.labels)
+    if world()[0] == 0:
+        matrix = confusion_matrix(logits.argmax(1).cpu().numpy(), test.labels.cpu().numpy(), logits.shape[1])
+        if picture := confusion(matrix, checkpoint.labels):
+            save_png(picture, out / "confusion.png")
+        replace(checkpoint, metrics={**checkpoint.metrics, "test": result}).save(out, half=True)
+        print(f"{checkpoint.name}: {result['top1']:.2%} top-1 on {result['n']:,} test pictures, in {out}/")
+
+
+def publish(options: Options) -> int:
+    """The finished folder to the Hub; it lies in --out whatever comes of it. Returns the exit status."""
+    try:
+        print(f"published: {hub.push(options.out, options.push_to_hub, options.private)}")
+        return 0
+    except InputError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
 
 
 def machine(device: torch.device) -> dict:
@@ -155,12 +296,13 @@ def machine(device: torch.device) -> dict:
     if Path("/proc/cpuinfo").exists():
         names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
         cpu = names[0] if names else cpu
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} × {cpu}"
+    gpu = device.type == "cuda"
+    hardware = f"{world()[1]} × {torch.cuda.get_device_name(device)}" if gpu else f"{os.cpu_count()} × {cpu}"
     return {"hardware": hardware, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def start_state(recipe: Recipe, out: Path, resume: bool) -> dict | None:
-    """What the run starts from, in this order: 1. the state in `out`, if asked to resume; 2. scratch, if `out` is new.
+    """What the run starts from, in this order: 1. the state in `out`, if asked to resume; 2. --init; 3. scratch.
 
     A folder with a state and no --resume is refused, so that no run is overwritten by a slip; so is a changed recipe.
     """
@@ -199,11 +341,13 @@ class Stopping:
             signal.signal(number, handler)
 
 
-def learn(run: Run, learned: Pictures, held_out: Pictures, normal, out: Path, stopping: Stopping) -> bool:
+def learn(run: Run, learned, held_out, normal, folder: Folder, stopping: Stopping) -> bool:
     """Steps until the recipe's end, or until asked to stop; True at the end. Saves every SAVE_EVERY seconds."""
-    steps = steps_per_epoch(learned, run.recipe)
-    total, saved, batch = run.recipe.epochs * steps, time.monotonic(), run.recipe.batch_size
-    with tqdm(total=total * batch, initial=run.step * batch, unit="img", unit_scale=True, mininterval=2) as bar:
+    steps, out, options = steps_per_epoch(learned, run.recipe), folder.options.out, folder.options
+    total, saved, batch, first = run.recipe.epochs * steps, time.monotonic(), run.recipe.batch_size, world()[0] == 0
+    pusher = hub.Pusher(options.push_to_hub, options.private) if options.push_to_hub and options.push_every else None
+    count = {"total": total * batch, "initial": run.step * batch}
+    with tqdm(**count, unit="img", unit_scale=True, mininterval=2, disable=not first) as bar:
         while run.step < total:
             began = time.monotonic()
             loss, top1 = train_step(run, learned, *normal)
@@ -212,24 +356,47 @@ def learn(run: Run, learned: Pictures, held_out: Pictures, normal, out: Path, st
             run.seconds += time.monotonic() - began
             bar.update(batch)
             if run.step % 20 == 0:
-                recent = run.losses[-20:]
-                bar.set_postfix(epoch=run.step // steps + 1, loss=f"{sum(recent) / len(recent):.3f}")
-            stop, ended = stopping.asked, run.step % steps == 0
-            due = stop or ended or time.monotonic() - saved > SAVE_EVERY
+                show(bar, run, steps)
+            stop, ended = agreed(stopping, normal[0].device), run.step % steps == 0
+            due = stop or ended or (first and time.monotonic() - saved > SAVE_EVERY)
             if due:
                 run.check()
             if ended:
                 run.log.append(epoch_row(run, held_out, normal))
                 run.losses, run.top1s, run.seconds = [], [], 0.0
-                bar.write(" · ".join(f"{k} {v}" for k, v in run.log[-1].items()))
-                write_log(run.log, out)
-            if due:
+                if first:
+                    bar.write(" · ".join(f"{k} {v}" for k, v in run.log[-1].items()))
+                    write_log(run.log, out)
+            if due and first:
                 state = {**run.state(), **data_position(learned)}
                 replace_file(out / "last.pt", lambda path, state=state: torch.save(state, path))
                 saved = time.monotonic()
+            if pusher and first and ended and len(run.log) % options.push_every == 0 and run.step < total:
+                push_on_the_way(run, folder, pusher)
             if stop:
-                return run.step == total
-    return True
+                break
+    if pusher:
+        pusher.wait()
+    return run.step == total
+
+
+def show(bar: tqdm, run: Run, steps: int) -> None:
+    loss, top1 = (sum(recent) / len(recent) for recent in (run.losses[-20:], run.top1s[-20:]))
+    bar.set_postfix(epoch=run.step // steps + 1, loss=f"{loss:.3f}", top1=f"{top1:.1%}")
+
+
+def agreed(stopping: Stopping, device: torch.device) -> bool:
+    """Whether any process was asked to stop; all of them must leave at the same step."""
+    if world()[1] == 1:
+        return stopping.asked
+    return bool(summed(torch.tensor(float(stopping.asked), device=device)) > 0)
+
+
+def push_on_the_way(run: Run, folder: Folder, pusher: hub.Pusher) -> None:
+    """The averaged weights so far as a checkpoint in --out, and to the Hub in the background."""
+    metrics = {"recipe": published_recipe(run.recipe, folder.note), "log": run.log}
+    folder.checkpoint(run, run.average.model, metrics=metrics).save(folder.options.out, half=True)
+    pusher.start(folder.options.out)
 
 
 def data_position(learned: Pictures) -> dict:

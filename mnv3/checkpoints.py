@@ -29,10 +29,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from .article import ArticleSpec, network, read_spec
 from .errors import InputError
 from .images import Preprocessing, open_picture
-from .model import MobileNetV3
-from .tables import Spec, gated_blocks, layers
+from .model import Network
+from .tables import Spec, gated_blocks
 
 T = TypeVar("T")
 FORMAT = "mnv3-1"
@@ -86,7 +87,7 @@ class Checkpoint:
     """A network with all that is needed to use it. `name` is what it is called, or the name it was loaded by."""
 
     name: str
-    model: MobileNetV3
+    model: Network
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     data: str  # what it was trained on, in words
@@ -94,7 +95,7 @@ class Checkpoint:
     metrics: Mapping = field(default_factory=dict)
 
     @property
-    def spec(self) -> Spec:
+    def spec(self) -> Spec | ArticleSpec:
         return self.model.spec
 
     @property
@@ -207,10 +208,10 @@ def read_config(folder: Path) -> dict:
     for key in ("name", "data"):
         if not isinstance(data[key], str) or not 0 < len(data[key]) <= MAX_LABEL_LENGTH:
             raise InputError(f"{CONFIG}: `{key}` must be a text of 1 to {MAX_LABEL_LENGTH} characters.")
-    spec = Spec.from_dict(data["spec"])
+    spec = read_spec(data["spec"])
     labels = checked_labels(data["labels"], spec.num_classes)
     preprocessing = Preprocessing.from_dict(data["preprocessing"])
-    largest = max(layer.outputs * layer.side**2 for layer in layers(spec, preprocessing.crop))
+    largest = max(layer.outputs * layer.side**2 for layer in spec.layers(preprocessing.crop))
     if largest > MAX_MAP:
         raise InputError(f"{CONFIG} describes a map of {largest:,} numbers: at most {MAX_MAP:,} can be computed here.")
     return {**data, "spec": spec, "labels": labels, "preprocessing": preprocessing}
@@ -244,20 +245,20 @@ def _read_json(path: Path) -> dict:
     return data
 
 
-def build(spec: Spec, tensors: Mapping[str, Tensor]) -> MobileNetV3:
+def build(spec: Spec | ArticleSpec, tensors: Mapping[str, Tensor]) -> Network:
     """The network with these weights as float32, in eval mode. Raises InputError naming a tensor that doesn't fit."""
     model = _empty(spec)
     fill(model, tensors)
     return model
 
 
-def _empty(spec: Spec) -> MobileNetV3:
+def _empty(spec: Spec | ArticleSpec) -> Network:
     """The network without memory for its weights, in eval mode; making it is what loading spends most time on."""
     with torch.device("meta"):
-        return MobileNetV3(spec=spec).eval().requires_grad_(False)
+        return network(spec).eval().requires_grad_(False)
 
 
-def fill(model: MobileNetV3, tensors: Mapping[str, Tensor]) -> None:
+def fill(model: Network, tensors: Mapping[str, Tensor]) -> None:
     """Gives an empty network its weights, as float32. Raises InputError naming a tensor that doesn't fit."""
     tensors = unwrapped(tensors)
     check_names_and_shapes({k: tuple(v.shape) for k, v in tensors.items()}, model)
@@ -274,7 +275,7 @@ def fill(model: MobileNetV3, tensors: Mapping[str, Tensor]) -> None:
     model.requires_grad_(False)
 
 
-def check_names_and_shapes(shapes: Mapping[str, tuple[int, ...]], model: MobileNetV3) -> None:
+def check_names_and_shapes(shapes: Mapping[str, tuple[int, ...]], model: Network) -> None:
     """Refuses a missing, surplus or misshapen tensor by name, before any memory is taken for it."""
     wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     for name in wanted:
@@ -297,7 +298,7 @@ def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
     return tensors
 
 
-def read_tensors(path: Path, model: MobileNetV3) -> dict[str, Tensor]:
+def read_tensors(path: Path, model: Network) -> dict[str, Tensor]:
     """The weights of a safetensors file, whose header is held against the network before anything is read."""
     try:
         with _open_safetensors(path, MAX_WEIGHT_BYTES) as file:
@@ -322,7 +323,7 @@ def _open_safetensors(path: Path, most: int, framework: str = "pt"):
     return safetensors.safe_open(path, framework)
 
 
-def _read_gates(path: Path, spec: Spec) -> GateStatistics:
+def _read_gates(path: Path, spec: Spec | ArticleSpec) -> GateStatistics:
     blocks = gated_blocks(spec)
     try:
         with _open_safetensors(path, MAX_WEIGHT_BYTES, "np") as file:

@@ -1,21 +1,30 @@
-"""Pictures for training: folders read once, small pictures kept in memory as uint8 and augmented in batches."""
+"""Pictures for training: small ones live on the device as uint8, large ones are decoded by workers for each batch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import urllib.error
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from .errors import InputError
-from .images import open_picture
+from .images import Preprocessing, open_picture
 
 PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"}
 MAX_RESIDENT = 4 * 2**30  # bytes of pictures kept in memory
 MAX_UNREADABLE = 0.01  # share of files that may be unreadable before the folder is refused
+TEST_SHARE = 0.2  # of a folder that has no test pictures of its own
+DOWNLOADS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # what --data can name: torchvision.datasets' class
+POLICIES = {"none": None, "trivial": "TrivialAugmentWide", "rand": "RandAugment"}  # torchvision.transforms.v2's
+Found = dict[str, list[Path]]  # class name -> its picture files, in order
 
 
 @dataclass
@@ -35,19 +44,216 @@ class Pictures:
     def to(self, device: torch.device) -> Pictures:
         return Pictures(self.images.to(device), self.labels.to(device), self.classes)
 
+    def training_batch(self, recipe, step: int, share: tuple[int, int] = (0, 1)) -> tuple[Tensor, Tensor]:
+        """Mirrored, moved pictures (n, 3, H, W) uint8 and labels of one step; of it, the places share[0]::share[1]."""
+        index = batch_order(len(self), recipe, step)[share[0] :: share[1]].to(self.images.device)
+        random = generator(recipe.seed, 2, step, share[0])
+        images = augment(self.images[index], random, recipe.shift, recipe.mirror)
+        if change := _policy(recipe.policy):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=random)))  # the policy's draws
+            images = torch.stack([change(image) for image in images])
+        return images, self.labels[index]
 
-def read_folder(folder: Path, size: int, classes: tuple[str, ...] | None = None, progress=iter) -> Pictures:
-    """Reads folder/<class>/<picture>, each picture size × size pixels, classes in the order of their names.
+    def evaluation(self, index: Tensor, normal: tuple[Tensor, Tensor], batch_size: int) -> Iterator[Tensor]:
+        """Normalised pictures in batches, without augmentation."""
+        for part in index.to(self.images.device).split(batch_size):
+            yield normalise(self.images[part], *normal)
 
-    `classes` are the training split's: another split must have no class beside them, so that indices can't
-    shift. Hidden folders are passed over. Unreadable files are named and skipped up to MAX_UNREADABLE.
-    Raises InputError for a missing folder, an empty class, fewer than two classes or a wrong size.
+
+@dataclass
+class Files:
+    """Pictures too many or too large to keep: paths and labels (N,), read by worker processes for each batch.
+
+    Training crops and mirrors as `size` says; evaluation resizes and crops as `preprocessing`, the checkpoint's.
     """
-    found = find_classes(folder, classes)
-    classes = classes or tuple(found)
-    files = [(path, label) for label, name in enumerate(classes) for path in found.get(name, [])]
-    if len(files) * 3 * size * size > MAX_RESIDENT:
-        raise InputError(f"{len(files)} pictures of {size}×{size} don't fit in {MAX_RESIDENT / 2**30:.0f} GB.")
+
+    paths: list[Path]
+    labels: Tensor
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    device: torch.device = torch.device("cpu")
+    workers: int = 0
+    _ahead: tuple[int, Iterator] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, index: Tensor) -> Files:
+        places = torch.arange(len(self))[index]  # a mask or places
+        return replace(self, paths=[self.paths[i] for i in places], labels=self.labels[places], _ahead=None)
+
+    def to(self, device: torch.device) -> Files:
+        return replace(self, device=device, labels=self.labels.to(device), _ahead=None)
+
+    def training_batch(self, recipe, step: int, share: tuple[int, int] = (0, 1)) -> tuple[Tensor, Tensor]:
+        """As Pictures', from workers that read ahead in the run's order; a step out of turn starts them anew."""
+        if self._ahead is None or self._ahead[0] != step:
+            self._ahead = step, iter(_loader(_Training(self, recipe), _Order(len(self), recipe, step, share), self))
+        images, labels = next(self._ahead[1])
+        self._ahead = step + 1, self._ahead[1]
+        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def evaluation(self, index: Tensor, normal: tuple[Tensor, Tensor], batch_size: int) -> Iterator[Tensor]:
+        """Pictures as the app would preprocess them, in batches; `normal` is in the preprocessing already."""
+        batches = [part.tolist() for part in index.cpu().split(batch_size)]
+        for images in _loader(_Evaluation(self), batches, self):
+            yield images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+
+
+class _Training:
+    """What a worker does for one picture of a step; every draw is a function of (seed, step, picture)."""
+
+    def __init__(self, files: Files, recipe):
+        from torchvision.transforms import v2
+
+        self.paths, self.labels, self.seed = files.paths, files.labels.tolist(), recipe.seed
+        self.crop = v2.RandomResizedCrop(recipe.size, scale=(recipe.smallest_crop, 1), antialias=True)
+        self.flip, self.policy = v2.RandomHorizontalFlip(0.5 * recipe.mirror), _policy(recipe.policy)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int]:
+        step, index = place
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator(self.seed, 2, step, index))))
+        picture = torch.from_numpy(np.array(open_picture(self.paths[index]))).permute(2, 0, 1)
+        picture = self.flip(self.crop(picture))
+        return (self.policy(picture) if self.policy else picture), self.labels[index]
+
+
+class _Evaluation:
+    def __init__(self, files: Files):
+        self.paths, self.preprocessing = files.paths, files.preprocessing
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.preprocessing(open_picture(self.paths[index]))
+
+
+class _Order:
+    """(step, picture) of every batch from `step` to the run's end."""
+
+    def __init__(self, count: int, recipe, step: int, share: tuple[int, int]):
+        self.count, self.recipe, self.step, self.share = count, recipe, step, share
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.step, self.recipe.epochs * (self.count // self.recipe.batch_size)):
+            order = batch_order(self.count, self.recipe, step)[self.share[0] :: self.share[1]]
+            yield [(step, index) for index in order.tolist()]
+
+
+def _loader(dataset, batches, files: Files) -> DataLoader:
+    # forkserver: a fork of a process whose threads hold locks can hang
+    context = "forkserver" if files.workers else None
+    pinned = files.device.type == "cuda"
+    return DataLoader(
+        dataset, batch_sampler=batches, num_workers=files.workers, multiprocessing_context=context, pin_memory=pinned,
+        worker_init_fn=_one_thread,
+    )  # fmt: skip
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _policy(name: str):
+    """torchvision's automatic augmentation for uint8 pictures, or None."""
+    from torchvision.transforms import v2
+
+    return getattr(v2, POLICIES[name])() if POLICIES[name] else None
+
+
+def batch_order(count: int, recipe, step: int) -> Tensor:
+    """Places of one step's pictures: an epoch's order is a function of (seed, epoch) alone."""
+    epoch, position = divmod(step, count // recipe.batch_size)
+    order = torch.randperm(count, generator=generator(recipe.seed, 1, epoch))
+    return order[position * recipe.batch_size : (position + 1) * recipe.batch_size]
+
+
+@dataclass
+class Source:
+    """Where pictures come from: its name, its classes, and for each split its files, none of them opened yet."""
+
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Found]  # train, test, and validation where the folder has one; empty for a download
+    resident: bool | None = None  # whether its pictures are kept in memory, once that is known
+
+    def read(self, split: str, preprocessing: Preprocessing, workers: int = 0, progress=iter) -> Pictures | Files:
+        """All readable pictures of a split: in memory if they are preprocessing.crop pixels square and fit, else Files.
+
+        Other splits are read as the training split was, which must be the first. Unreadable files are named and
+        skipped up to MAX_UNREADABLE. Raises InputError.
+        """
+        if self.name in DOWNLOADS and not self.splits:
+            return _downloaded(self.name, split == "train", preprocessing.crop)
+        found, size = self.splits[split], preprocessing.crop
+        files = [(path, label) for label, name in enumerate(self.classes) for path in found.get(name, [])]
+        if self.resident is None:
+            self.resident = len(files) * 3 * size * size <= MAX_RESIDENT and _first_size(files) == (size, size)
+        if self.resident:
+            return _read_resident(split, files, size, self.classes, found, progress)
+        return _check_files(split, files, self.classes, found, preprocessing, workers, progress)
+
+
+def open_source(data: str, seed: int) -> Source:
+    """What --data names, looked for in this order: 1. a folder; 2. cifar10 or cifar100, which torchvision downloads.
+
+    A folder has train/ and test/ (or val/; with both, val/ is for choices and test/ for the one measurement), or
+    the classes themselves, of which a share is split off by the seed for testing. Raises InputError.
+    """
+    folder = Path(data).expanduser().resolve()
+    if not folder.is_dir() and data in DOWNLOADS:
+        return Source(data, _dataset(data, True).classes, {})
+    if not folder.is_dir():
+        raise InputError(f"`data` (={folder.name!r:.80}) is no folder here: give one, or {' or '.join(DOWNLOADS)}.")
+    inside = {child.name for child in folder.iterdir() if child.is_dir()}
+    if "train" not in inside and not inside & {"test", "val"}:
+        train, test = _split(find_classes(folder), seed)
+        return Source(folder.name, tuple(train), {"train": train, "test": test})
+    train = find_classes(folder / "train")
+    classes = tuple(train)
+    splits = {"train": train, "test": find_classes(folder / ("test" if "test" in inside else "val"), classes)}
+    if {"test", "val"} <= inside:
+        splits["validation"] = find_classes(folder / "val", classes)
+    return Source(folder.name, classes, splits)
+
+
+def _split(found: Found, seed: int) -> tuple[Found, Found]:
+    """Each class's files, TEST_SHARE of them (at least one) set apart for testing, by seed and class alone."""
+    train, test = {}, {}
+    for number, (name, files) in enumerate(found.items()):
+        if len(files) < 2:
+            raise InputError(f"Class folder {name!r:.80} has 1 picture: a folder that is split needs two per class.")
+        order = torch.randperm(len(files), generator=generator(seed, 4, number)).tolist()
+        count = max(1, round(TEST_SHARE * len(files)))
+        test[name], train[name] = ([files[i] for i in sorted(part)] for part in (order[:count], order[count:]))
+    return train, test
+
+
+def _dataset(name: str, train: bool):
+    from torchvision import datasets
+
+    try:
+        return getattr(datasets, DOWNLOADS[name])(Path(torch.hub.get_dir()) / "datasets", train=train, download=True)
+    except (urllib.error.URLError, RuntimeError, TimeoutError):  # RuntimeError: it arrived damaged
+        raise InputError(f"{name} could not be fetched: check the network, or give --data a folder.") from None
+
+
+def _downloaded(name: str, train: bool, size: int) -> Pictures:
+    dataset = _dataset(name, train)
+    if size != 32:
+        raise InputError(f"`size` (={size}) doesn't fit {name}: its pictures are 32×32.")
+    images = torch.from_numpy(np.asarray(dataset.data)).permute(0, 3, 1, 2).contiguous()
+    return Pictures(images, torch.tensor(dataset.targets), tuple(dataset.classes))
+
+
+def _first_size(files: list[tuple[Path, int]]) -> tuple[int, int] | None:
+    for path, _ in files[:20]:
+        try:
+            return open_picture(path).size
+        except InputError:
+            continue
+    return None
+
+
+def _read_resident(split: str, files, size: int, classes, found: Found, progress) -> Pictures:
     images, labels, unreadable = np.empty((len(files), size, size, 3), np.uint8), [], []
     for path, label in progress(files):
         try:
@@ -60,11 +266,36 @@ def read_folder(folder: Path, size: int, classes: tuple[str, ...] | None = None,
             raise InputError(f"{path.parent.name}/{path.name} is {width}×{height}: this run needs {size}×{size}.")
         images[len(labels)] = np.asarray(picture)
         labels.append(label)
-    _report(folder, unreadable, len(files))
-    for label in {classes.index(name) for name in found} - set(labels):
-        raise InputError(f"Class folder {folder.name}/{classes[label]} has no readable picture: mend or remove it.")
+    _report(split, unreadable, len(files), classes, found, labels)
     images = torch.from_numpy(images[: len(labels)]).permute(0, 3, 1, 2).contiguous()
     return Pictures(images, torch.tensor(labels), classes)
+
+
+def _check_files(split: str, files, classes, found: Found, preprocessing, workers: int, progress) -> Files:
+    """Decodes each file once, so that no epoch meets one that can't be read."""
+
+    def trouble(file: tuple[Path, int]) -> str | None:
+        try:
+            open_picture(file[0])
+        except InputError as error:
+            return f"{file[0].parent.name}/{file[0].name}: {error}"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without Python's lock
+        troubles = list(progress(pool.map(trouble, files)))
+    readable = [file for file, why in zip(files, troubles, strict=True) if not why]
+    labels = [label for _, label in readable]
+    _report(split, [why for why in troubles if why], len(files), classes, found, labels)
+    return Files([path for path, _ in readable], torch.tensor(labels), classes, preprocessing, workers=workers)
+
+
+def read_folder(folder: Path, size: int, classes: tuple[str, ...] | None = None, progress=iter) -> Pictures | Files:
+    """Reads folder/<class>/<picture>, classes in the order of their names, or as the training split's `classes`.
+
+    Raises InputError for a missing folder, an empty class, fewer than two classes or a wrong size.
+    """
+    found = find_classes(folder, classes)
+    source = Source(folder.name, classes or tuple(found), {folder.name: found})
+    return source.read(folder.name, Preprocessing(size, size, "bilinear", (0, 0, 0), (1, 1, 1)), progress=progress)
 
 
 def find_classes(folder: Path, classes: tuple[str, ...] | None = None) -> dict[str, list[Path]]:
@@ -75,7 +306,10 @@ def find_classes(folder: Path, classes: tuple[str, ...] | None = None) -> dict[s
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder.name}/: the data folder needs train/ and test/ in it.")
     found = {}
-    for child in sorted(child for child in folder.iterdir() if child.is_dir() and not _hidden(child)):
+    for child in sorted(child for child in folder.iterdir() if child.is_dir()):
+        if _hidden(child):
+            print(f"passed over {folder.name}/{child.name}, which is not a class")
+            continue
         files = sorted(p for p in child.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and p.name[0] != ".")
         if not files:
             raise InputError(f"Class folder {folder.name}/{child.name} has no pictures: fill or remove it.")
@@ -91,18 +325,19 @@ def _hidden(child: Path) -> bool:
     return child.name.startswith((".", "__"))
 
 
-def _report(folder: Path, unreadable: list[str], total: int) -> None:
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and _hidden(child):
-            print(f"passed over {folder.name}/{child.name}, which is not a class")
+def _report(split: str, unreadable: list[str], total: int, classes, found: Found, labels: list[int]) -> None:
+    """Names what was skipped; refuses a split with too much of it, or with a class of which nothing is left."""
     for line in unreadable[:20]:
         print(f"skipped {line}")
     if len(unreadable) > MAX_UNREADABLE * total:
-        raise InputError(f"{len(unreadable)} of {total} files in {folder.name}/ can't be read: remove or mend them.")
+        raise InputError(f"{len(unreadable)} of {total} files in {split}/ can't be read: remove or mend them.")
+    for label in {classes.index(name) for name in found} - set(labels):
+        raise InputError(f"Class folder {split}/{classes[label]} has no readable picture: mend or remove it.")
 
 
-def hold_out(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures]:
-    """Splits off `count` pictures, the same share of each class, by the seed alone: (rest, held out)."""
+def hold_out(pictures: Pictures, count: float, seed: int) -> tuple[Pictures, Pictures]:
+    """Splits off `count` pictures (a share if below 1), alike from each class, by the seed alone: (rest, held out)."""
+    count = max(1, round(count * len(pictures))) if 0 < count < 1 else round(count)
     if not 0 < count < len(pictures):
         raise InputError(f"`holdout` (={count}) must lie between 1 and the {len(pictures)} training pictures.")
     order = torch.randperm(len(pictures), generator=generator(seed, 0, 0))
@@ -119,10 +354,10 @@ def generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed >> 1))
 
 
-def augment(images: Tensor, random: torch.Generator, shift: int) -> Tensor:
-    """Mirrors half the pictures and moves each by up to `shift` pixels, edges reflected: (N, 3, H, W) uint8."""
+def augment(images: Tensor, random: torch.Generator, shift: int, mirror: bool = True) -> Tensor:
+    """Mirrors half the pictures, moves each by up to `shift` pixels, edges reflected: (N, 3, H, W) uint8."""
     n, _, height, width = images.shape
-    flip = torch.rand(n, generator=random) < 0.5
+    flip = torch.rand(n, generator=random) < 0.5 * mirror
     moves = torch.randint(0, 2 * shift + 1, (2, n), generator=random).to(images.device)
     flip = flip.to(images.device)
     padded = F.pad(images.float(), (shift,) * 4, mode="reflect").to(torch.uint8)

@@ -1,10 +1,19 @@
-"""The runner: keeps loaded checkpoints, runs the explained pass safely from many threads, and finds reference gates."""
+"""The runner: keeps loaded checkpoints, runs the explained pass safely from many threads, and finds reference gates.
+
+A pass runs in ONNX Runtime once its session is ready, and in torch until then and where the two disagree: torch is
+what is right. README, 'How fast', says why this engine and how its threads are shared.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -13,18 +22,24 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from . import graph
 from .catalogue import load
 from .checkpoints import Checkpoint, GateStatistics
 from .errors import InputError
 from .fetch import Progress
+from .model import Network
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+MOST_NUMBERS = 2**26  # in one map of a batch
 KEPT = 6  # loaded checkpoints; Large takes 22 MB
+MOST_APART = 1e-4  # a session's outputs from torch's
 
 _lock = threading.Lock()
 _loaded: OrderedDict[str, Checkpoint] = OrderedDict()
 _loading: dict[str, threading.Lock] = {}
 _examples: WeakKeyDictionary[Checkpoint, list[tuple[bytes, list[np.ndarray]]]] = WeakKeyDictionary()
+_sessions: WeakKeyDictionary[Checkpoint, Future] = WeakKeyDictionary()  # of Session, or of None where torch serves
+_preparing = ThreadPoolExecutor(1, "prepare")
 
 
 class Pass(NamedTuple):
@@ -61,6 +76,12 @@ def run(
 
     Nothing is written to the module, so any number of threads may run the same checkpoint at once.
     """
+    if inputs.shape[2] == inputs.shape[3] and (session := fast(checkpoint)):
+        return session.run(inputs, keep, reference)
+    return _in_torch(checkpoint, inputs, keep, reference)
+
+
+def _in_torch(checkpoint: Checkpoint, inputs: torch.Tensor, keep, reference) -> Pass:
     if keep is not None:
         keep = torch.from_numpy(np.ascontiguousarray(keep, np.float32))
         reference = [torch.from_numpy(np.ascontiguousarray(r, np.float32)) for r in reference]
@@ -73,9 +94,91 @@ def run(
 @torch.inference_mode()
 def logits(checkpoint: Checkpoint, inputs: torch.Tensor) -> tuple[np.ndarray, float]:
     """Logits (N, K) of the bare network, and the milliseconds it took."""
+    session = fast(checkpoint)
     began = time.perf_counter()
-    out = checkpoint.model(inputs)
-    return out.numpy(), (time.perf_counter() - began) * 1000
+    out = session.logits(inputs) if session else checkpoint.model(inputs).numpy()
+    return out, (time.perf_counter() - began) * 1000
+
+
+class Session:
+    """A network's explained pass over square pictures in ONNX Runtime; any number of threads may run it at once."""
+
+    def __init__(self, model: Network):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = min(2, os.cpu_count() or 1)
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(graph.serialized(model), options, ["CPUExecutionProvider"])
+        self.only_logits = onnxruntime.RunOptions()
+        self.only_logits.only_execute_path_to_fetches = True
+        self.names, self.channels = graph.names(model), model.channels
+
+    def feed(self, inputs: torch.Tensor, keep: np.ndarray | None, reference: list | None) -> dict[str, np.ndarray]:
+        feed = {graph.IMAGES: np.ascontiguousarray(inputs.numpy())}
+        if self.channels:
+            if keep is None:
+                keep = np.ones((len(inputs), len(self.channels)))
+                reference = [np.zeros(channels) for channels in self.channels]
+            feed[graph.KEEP] = np.ascontiguousarray(keep, np.float32)
+            for name, gates in zip(self.names["reference"], reference, strict=True):
+                feed[name] = np.ascontiguousarray(gates, np.float32).reshape(-1, 1, 1)
+        return feed
+
+    def run(self, inputs: torch.Tensor, keep: np.ndarray | None, reference: list | None) -> Pass:
+        """As engine.run."""
+        wanted = [graph.LOGITS, graph.FEATURES, *self.names["gates"], *self.names["energy"]]
+        logits, features, *rest = self.session.run(wanted, self.feed(inputs, keep, reference))
+        gates, energy = rest[: len(self.channels)], rest[len(self.channels) :]
+        sides = [math.isqrt(e.shape[2]) for e in energy]  # pictures are square
+        energy = [e.reshape(-1, 2, side, side) for e, side in zip(energy, sides, strict=True)]
+        return Pass(logits, [g.reshape(g.shape[:2]) for g in gates], energy, features)
+
+    def logits(self, inputs: torch.Tensor) -> np.ndarray:
+        """Logits (N, K) alone."""
+        return self.session.run([graph.LOGITS], self.feed(inputs, None, None), self.only_logits)[0]
+
+
+def fast(checkpoint: Checkpoint, wait: bool = False) -> Session | None:
+    """The checkpoint's session; None while it is prepared in the background, unless asked to wait, or if unusable.
+
+    The first call starts the preparation, so that no visitor waits for it.
+    """
+    with _lock:
+        if checkpoint not in _sessions:
+            _sessions[checkpoint] = _preparing.submit(_prepare, checkpoint)
+        future = _sessions[checkpoint]
+    return future.result() if wait or future.done() else None
+
+
+@torch.inference_mode()
+def _prepare(checkpoint: Checkpoint) -> Session | None:
+    """A session whose outputs are torch's on pictures that the network makes something of; None if there is none."""
+    try:
+        session, side = Session(checkpoint.model), checkpoint.preprocessing.crop
+        inputs = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+        blocks = len(checkpoint.model.gated)
+        keep = np.tile(np.arange(blocks) % 2, (2, 1)).astype(np.float32) if blocks else None
+        reference = [np.full(channels, 0.5, np.float32) for channels in checkpoint.model.channels]
+        passes = [f(inputs, keep, reference) for f in (session.run, partial(_in_torch, checkpoint))]
+        if not (worst := disagreement(*passes)) <= MOST_APART:
+            raise ValueError(f"its outputs differ from torch's by {worst:.1e}")
+        return session
+    except Exception as error:  # whatever it is, torch serves
+        logging.getLogger("mnv3").warning("%s runs in torch, without ONNX Runtime: %s", checkpoint.name, error)
+        return None
+
+
+def disagreement(one: Pass, other: Pass) -> float:
+    """The largest difference between two passes' outputs, each in units of its largest value or 1."""
+    pairs = zip(*([p.logits, p.features, *p.gates, *p.energy] for p in (one, other)), strict=True)
+    return max(float(np.abs(a - b).max() / max(1.0, np.abs(b).max())) for a, b in pairs)
+
+
+def rows_at_once(checkpoint: Checkpoint) -> int:
+    """How many pictures may go through at once, so that no map takes much more than 268 MB; 100 at most."""
+    largest = max(layer.outputs * layer.side**2 for layer in checkpoint.spec.layers(checkpoint.preprocessing.crop))
+    return min(100, max(1, MOST_NUMBERS // largest))
 
 
 @torch.inference_mode()

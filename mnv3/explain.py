@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -93,17 +94,8 @@ class Explanation:
         return after - before if before.any() and after.any() else np.zeros_like(before)
 
     def evidence(self, index: int) -> np.ndarray:
-        """Class evidence (h, w) ≥ 0: Grad-CAM at the last map, ReLU(Σ_c α_c A_c), in closed form.
-
-        α_c is the mean over places of ∂ logit / ∂ A_c, which behind a pooled head is head_gradient / (h·w)
-        (Selvaraju et al. 2017).
-        """
-        channels, height, width = self.features.shape
-        features = torch.from_numpy(self.features)
-        with torch.inference_mode():
-            pooled = features.mean((1, 2))[None]
-            alpha = self.checkpoint.model.head_gradient(pooled, index)[0] / (height * width)
-            return torch.relu((alpha[:, None, None] * features).sum(0)).numpy()
+        """Class evidence (h, w) ≥ 0, as class_evidence says."""
+        return class_evidence(self.checkpoint, self.features[None], [index])[0]
 
     def closed_open(self, block: int) -> tuple[int, int] | None:
         """How many gates are exactly 0 and exactly 1; None for sigmoid gates, which never are."""
@@ -210,6 +202,19 @@ def likeliest(probabilities: np.ndarray, labels: tuple[str, ...], k: int) -> lis
     """The k likeliest classes, likeliest first; all of them if there are fewer."""
     order = np.argsort(-probabilities, kind="stable")[:k]
     return [Guess(int(i), labels[i], float(probabilities[i])) for i in order]
+
+
+def class_evidence(checkpoint: Checkpoint, features: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Grad-CAM at the last map, ReLU(Σ_c α_c A_c), in closed form: (N, C, h, w), N classes -> (N, h, w) ≥ 0.
+
+    α_c is the mean over places of ∂ logit / ∂ A_c, which behind a pooled head is head_gradient / (h·w)
+    (Selvaraju et al. 2017).
+    """
+    height, width = features.shape[2:]
+    maps = torch.from_numpy(features)
+    with torch.inference_mode():
+        alpha = checkpoint.model.head_gradient(maps.mean((2, 3)), torch.as_tensor(classes)) / (height * width)
+        return torch.relu((alpha[:, :, None, None] * maps).sum(1)).numpy()
 
 
 def keep_rows(blocks: int) -> np.ndarray:

@@ -22,60 +22,73 @@ def cached(repo: str) -> Path | None:
     return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
 
 
-def fetch_repo(repo: str, files: tuple[str, ...], progress: Progress | None) -> Path:
+def fetch_repo(
+    repo: str, files: tuple[str, ...], progress: Progress | None, apart: str | Path | None = None,
+    most: int | None = None,
+) -> Path:
     """CONFIG and the other `files` that the repo has, in the Hub cache; the cache alone if the Hub is out of reach.
 
-    File by file, since snapshot_download asks for the file list without a time limit. Raises InputError.
+    For a visitor, `apart` is a folder of its own to fetch to, without the host's cache and its token, which may open
+    what the visitor may not see. At most `most` bytes, or MAX_WEIGHT_BYTES. File by file, since snapshot_download asks
+    for the file list without a time limit. Raises InputError.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
 
+    token = {"token": False} if apart else {}
+    where = {"cache_dir": apart, **token}
     try:
-        size = get_hf_file_metadata(hf_hub_url(repo, CONFIG), timeout=TIMEOUT).size or 0
+        size = get_hf_file_metadata(hf_hub_url(repo, CONFIG), timeout=TIMEOUT, **token).size or 0
     except HFValidationError:
         raise InputError(f"{repo!r:.80} is not a Hub repo id: it has the form 'user/repo'.") from None
     except RemoteEntryNotFoundError:
         raise InputError(f"{repo} has no {CONFIG}: it is not a checkpoint of mnv3.") from None
     except Exception as error:  # whatever httpx2 raises, and what the Hub refuses
-        if folder := cached(repo):
+        if not apart and (folder := cached(repo)):
             return folder
-        raise InputError(_reason(repo, error)) from None
+        raise InputError(_reason(repo, error, bool(apart))) from None
     if size > MAX_JSON_BYTES:
         raise InputError(f"{repo}'s {CONFIG} has {size:,} bytes: at most {MAX_JSON_BYTES:,} are read.")
     try:
         # by branch, so that the cache knows its commit; the others by that commit, so that they belong together
-        config = Path(hf_hub_download(repo, CONFIG, etag_timeout=TIMEOUT))
-        _fetch_others(repo, config.parent.name, [file for file in files if file != CONFIG], progress)
+        config = Path(hf_hub_download(repo, CONFIG, etag_timeout=TIMEOUT, **where))
+        source, others = {"repo_id": repo, "revision": config.parent.name, **where}, [f for f in files if f != CONFIG]
+        _fetch_others(source, others, progress, most or MAX_WEIGHT_BYTES)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(_reason(repo, error)) from None
+        raise InputError(_reason(repo, error, bool(apart))) from None
     return config.parent
 
 
-def _fetch_others(repo: str, commit: str, files: list[str], progress: Progress | None) -> None:
+def _fetch_others(source: dict, files: list[str], progress: Progress | None, most: int) -> None:
     """The files that this commit has, once their sizes are known to be within bounds."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    fetch, plan, done = {"repo_id": repo, "revision": commit, "etag_timeout": TIMEOUT}, [], 0
+    fetch, plan, done = {"etag_timeout": TIMEOUT, **source}, [], 0
     for file in files:
         try:
             plan.append(hf_hub_download(filename=file, **fetch, dry_run=True))
         except RemoteEntryNotFoundError:
             continue
     size = sum(file.file_size or 0 for file in plan if file.will_download)
-    if size > MAX_WEIGHT_BYTES:
-        raise InputError(f"{repo} has {size / 1e6:.0f} MB: at most {MAX_WEIGHT_BYTES / 1e6:.0f} MB are fetched.")
+    if size > most:
+        raise InputError(f"{source['repo_id']} has {size / 1e6:.0f} MB: at most {most / 1e6:.0f} MB are fetched.")
     for file in plan:
         bar = {"tqdm_class": _reporting(progress, done, size)} if progress else {}
         hf_hub_download(filename=file.filename, **fetch, **bar)
         done += (file.file_size or 0) * file.will_download
 
 
-def _reason(repo: str, error: Exception) -> str:
+def _reason(repo: str, error: Exception, visitor: bool) -> str:
+    """A sentence; a visitor is told nothing that only the host could do."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+    if isinstance(error, RepositoryNotFoundError) and visitor:  # a gated one is one of these
+        return f"{repo} is not among the Hub's public repos: check the spelling, or upload its files instead."
+    if visitor and not isinstance(error, HfHubHTTPError):
+        return f"{repo} can't be fetched, since the Hub is out of reach from here: upload its files instead."
     if isinstance(error, GatedRepoError):
         return f"{repo} is gated: accept its terms on the Hub, set HF_TOKEN, and try again."
     if isinstance(error, RepositoryNotFoundError):

@@ -126,9 +126,14 @@ class InvertedResidual(nn.Module):
         """
         h = self.before_gate(x)
         gates = self.block[self.se_at].gates(h)
-        used = torch.where(keep.view(-1, 1, 1, 1) > 0, gates, reference.view(1, -1, 1, 1))
+        used = used_gates(gates, keep, reference)
         out = self.block[-1](h * used)
         return (out + x if self.shortcut else out), gates.flatten(1), energy(h, used.flatten(1))
+
+
+def used_gates(gates: Tensor, keep: Tensor, reference: Tensor) -> Tensor:
+    """(N, C, 1, 1): the computed gates (N, C, 1, 1) where keep (N,) is 1, the reference (C,) where it is 0."""
+    return torch.where(keep.view(-1, 1, 1, 1) > 0, gates, reference.view(1, -1, 1, 1))
 
 
 def energy(h: Tensor, gates: Tensor) -> Tensor:

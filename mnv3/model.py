@@ -22,33 +22,17 @@ class Explained(NamedTuple):
     features: Tensor  # (N, C, h, w): the last map, for class evidence
 
 
-class MobileNetV3(nn.Module):
-    """The paper's network, or any that a Spec describes, with torchvision's parameter names.
+class Network(nn.Module):
+    """What every network here offers; features[row] of one is the table's row, `classifier` its head.
 
-    MobileNetV3("small", num_classes=10, strides=2), or MobileNetV3(spec=Spec). Takes normalised pictures
-    (N, 3, H, W) of any size. Raises InputError if the description can't be a network.
+    Takes normalised pictures (N, 3, H, W) of any size. `spec` describes it.
     """
 
-    def __init__(
-        self, variant: str = "large", width: float = 1.0, num_classes: int = 1000, strides: int = 0,
-        *, spec: Spec | None = None,
-    ):  # fmt: skip
+    def __init__(self, spec):
         super().__init__()
-        self.spec = spec = spec or Spec.of(variant, width, num_classes, strides)
-        features: list[nn.Module] = [ConvNormAct(spec, 3, spec.stem, 3, spec.stem_stride, act=spec.act)]
-        inputs = spec.stem
-        for row in spec.rows:
-            features.append(InvertedResidual(spec, inputs, row))
-            inputs = row.out
-        features.append(ConvNormAct(spec, inputs, spec.last, 1, act=spec.act))
-        self.features = nn.Sequential(*features)
+        blocks = gated_blocks(spec)
+        self.spec, self.gated, self.channels = spec, [b.row for b in blocks], [b.channels for b in blocks]
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(
-            nn.Linear(spec.last, spec.hidden), ACTIVATION[spec.act](inplace=True),
-            nn.Dropout(spec.dropout, inplace=True), nn.Linear(spec.hidden, spec.num_classes),
-        )  # fmt: skip
-        self.gated = [block.row for block in gated_blocks(spec)]  # features[row] is the table's row
-        self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits: (N, 3, H, W) -> (N, K)."""
@@ -64,13 +48,13 @@ class MobileNetV3(nn.Module):
         """
         if keep is None:
             keep = images.new_ones(len(images), len(self.gated))
-            reference = [images.new_zeros(self.spec.rows[row - 1].expand) for row in self.gated]
+            reference = [images.new_zeros(channels) for channels in self.channels]
         elif reference is None:
             raise InputError("`keep` needs `reference`: one vector of gates for each SE block.")
         elif keep.shape != (len(images), len(self.gated)):
             raise InputError(f"`keep` has shape {tuple(keep.shape)}: it must be {(len(images), len(self.gated))}.")
-        elif [len(r) for r in reference] != (channels := [self.spec.rows[row - 1].expand for row in self.gated]):
-            raise InputError(f"`reference` has {[len(r) for r in reference]} gates: it must have {channels}.")
+        elif [len(r) for r in reference] != self.channels:
+            raise InputError(f"`reference` has {[len(r) for r in reference]} gates: it must have {self.channels}.")
         x, gates, energies = self.features[0](_checked(images)), [], []
         for number, layer in enumerate(self.features[1:], 1):
             if number in self.gated:
@@ -99,10 +83,44 @@ class MobileNetV3(nn.Module):
 
     def head_gradient(self, pooled: Tensor, classes: Tensor | int) -> Tensor:
         """∂ logit[class] / ∂ pooled in closed form, as in eval mode: (N, C), (N,) or an int -> (N, C)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def one_each(pooled: Tensor, classes: Tensor | int) -> Tensor:
+        """A class for each of N pooled maps: (N, C), (N,) or an int -> (N,)."""
+        return torch.as_tensor(classes, device=pooled.device).expand(len(pooled))
+
+
+class MobileNetV3(Network):
+    """The paper's network, or any that a Spec describes, with torchvision's parameter names.
+
+    MobileNetV3("small", num_classes=10, strides=2), or MobileNetV3(spec=Spec). Takes normalised pictures
+    (N, 3, H, W) of any size. Raises InputError if the description can't be a network.
+    """
+
+    def __init__(
+        self, variant: str = "large", width: float = 1.0, num_classes: int = 1000, strides: int = 0,
+        *, spec: Spec | None = None,
+    ):  # fmt: skip
+        spec = spec or Spec.of(variant, width, num_classes, strides)
+        super().__init__(spec)
+        features: list[nn.Module] = [ConvNormAct(spec, 3, spec.stem, 3, spec.stem_stride, act=spec.act)]
+        inputs = spec.stem
+        for row in spec.rows:
+            features.append(InvertedResidual(spec, inputs, row))
+            inputs = row.out
+        features.append(ConvNormAct(spec, inputs, spec.last, 1, act=spec.act))
+        self.features = nn.Sequential(*features)
+        self.classifier = nn.Sequential(
+            nn.Linear(spec.last, spec.hidden), ACTIVATION[spec.act](inplace=True),
+            nn.Dropout(spec.dropout, inplace=True), nn.Linear(spec.hidden, spec.num_classes),
+        )  # fmt: skip
+        self.apply(_initialise)
+
+    def head_gradient(self, pooled: Tensor, classes: Tensor | int) -> Tensor:
         hidden, last = self.classifier[0], self.classifier[3]
-        classes = torch.as_tensor(classes, device=pooled.device).expand(len(pooled))
         slope = SLOPE[self.spec.act](hidden(pooled))  # (N, hidden)
-        return (last.weight[classes] * slope) @ hidden.weight
+        return (last.weight[self.one_each(pooled, classes)] * slope) @ hidden.weight
 
 
 def _checked(images: Tensor) -> Tensor:

@@ -82,6 +82,32 @@ def round8(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
+class Layer(NamedTuple):
+    """One convolution or linear layer, with the output side it has at a given picture size."""
+
+    name: str
+    kernel: int
+    inputs: int
+    outputs: int
+    groups: int
+    side: int
+    bias: bool
+    norm: bool  # followed by a BatchNorm
+    gated: int = 0  # the row whose SE block scales its outputs
+
+    @property
+    def weights(self) -> int:
+        return self.kernel**2 * self.inputs * self.outputs // self.groups
+
+    @property
+    def parameters(self) -> int:
+        return self.weights + self.bias * self.outputs + self.norm * 2 * self.outputs
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.weights * self.side**2
+
+
 @dataclass(frozen=True)
 class Spec:
     """All that makes a network the one it is; what config.json holds.
@@ -120,7 +146,7 @@ class Spec:
         """
         if variant not in TABLES:
             raise InputError(f"There is no variant {variant!r}: choose one of {', '.join(TABLES)}.")
-        _check("width", width, float, 0.1, 4.0)
+        check("width", width, float, 0.1, 4.0)
         table, (last, hidden) = TABLES[variant]
         rows, full, scaled = [], STEM, round8(STEM * width)
         for row in table:
@@ -138,7 +164,7 @@ class Spec:
     def with_strides(self, count: int) -> Spec:
         """This network with its first `count` strides of 2 set to 1, so that small pictures keep a map."""
         halvings = [i for i, s in enumerate([self.stem_stride, *(r.stride for r in self.rows)]) if s == 2]
-        _check("strides", count, int, 0, len(halvings))
+        check("strides", count, int, 0, len(halvings))
         kept = set(halvings[:count])
         rows = tuple(r._replace(stride=1) if i + 1 in kept else r for i, r in enumerate(self.rows))
         stem_stride = 1 if 0 in kept else self.stem_stride
@@ -146,17 +172,17 @@ class Spec:
 
     def __post_init__(self) -> None:
         for name in ("last", "hidden", "stem"):
-            _check(name, getattr(self, name), int, 1, MAX_CHANNELS)
-        _check("num_classes", self.num_classes, int, 1, MAX_CLASSES)
-        _check("stem_stride", self.stem_stride, int, 1, 2)
-        _check("squeeze", self.squeeze, int, 1, 64)
-        _check("eps", self.eps, float, 1e-12, 1.0)
-        _check("momentum", self.momentum, float, 0.0, 1.0)
-        _check("dropout", self.dropout, float, 0.0, 0.99)
-        _check("width", self.width, float, 0.01, 100.0)
-        _check("strides", self.strides, int, 0, MAX_ROWS)
-        _choice("act", self.act, ACTIVATIONS)
-        _choice("gate", self.gate, GATES)
+            check(name, getattr(self, name), int, 1, MAX_CHANNELS)
+        check("num_classes", self.num_classes, int, 1, MAX_CLASSES)
+        check("stem_stride", self.stem_stride, int, 1, 2)
+        check("squeeze", self.squeeze, int, 1, 64)
+        check("eps", self.eps, float, 1e-12, 1.0)
+        check("momentum", self.momentum, float, 0.0, 1.0)
+        check("dropout", self.dropout, float, 0.0, 0.99)
+        check("width", self.width, float, 0.01, 100.0)
+        check("strides", self.strides, int, 0, MAX_ROWS)
+        choice("act", self.act, ACTIVATIONS)
+        choice("gate", self.gate, GATES)
         if not isinstance(self.variant, str) or len(self.variant) > 40:
             raise InputError(f"`variant` (={self.variant!r:.60}) must be a short name such as 'large'.")
         if not isinstance(self.rows, tuple) or not 1 <= len(self.rows) <= MAX_ROWS:
@@ -169,6 +195,30 @@ class Spec:
                 f"up to {MAX_PARAMETERS / 1e6:.0f} million can be opened here."
             )
 
+    @property
+    def title(self) -> str:
+        """What it is called: 'MobileNetV3-Small'."""
+        return f"MobileNetV3-{self.variant.title()}"
+
+    def layers(self, size: int = 224) -> Iterator[Layer]:
+        """Every convolution and linear layer in order of computation, for a picture of size × size."""
+        side, width = math.ceil(size / self.stem_stride), self.stem
+        yield Layer("stem", 3, 3, width, 1, side, False, True)
+        for number, row in enumerate(self.rows, 1):
+            if row.expand != width:
+                yield Layer(f"b{number}.expand", 1, width, row.expand, 1, side, False, True)
+            side, width = math.ceil(side / row.stride), row.expand
+            yield Layer(f"b{number}.depthwise", row.kernel, width, width, width, side, False, True, number * row.se)
+            if row.se:
+                squeezed = squeeze_width(self, row)
+                yield Layer(f"b{number}.squeeze", 1, row.expand, squeezed, 1, 1, True, False)
+                yield Layer(f"b{number}.excite", 1, squeezed, row.expand, 1, 1, True, False)
+            yield Layer(f"b{number}.project", 1, row.expand, row.out, 1, side, False, True)
+            width = row.out
+        yield Layer("last", 1, width, self.last, 1, side, False, True)
+        yield Layer("hidden", 1, self.last, self.hidden, 1, 1, True, False)
+        yield Layer("classifier", 1, self.hidden, self.num_classes, 1, 1, True, False)
+
     def to_dict(self) -> dict:
         """Plain types for config.json; rows as objects with named columns."""
         return {**asdict(self), "rows": [row._asdict() for row in self.rows]}
@@ -177,15 +227,16 @@ class Spec:
     def from_dict(cls, data: object) -> Spec:
         """The inverse of `to_dict`, strict: an unknown or missing key is an InputError that names it."""
         known = [f.name for f in fields(cls)]
-        data = _keys("spec", data, known)
+        data = keys("spec", data, known)
         rows = data["rows"]
         if not isinstance(rows, list):
             raise InputError("`spec.rows` must be a list of blocks.")
-        rows = tuple(Row(**_keys(f"spec.rows[{i}]", row, Row._fields)) for i, row in enumerate(rows, 1))
+        rows = tuple(Row(**keys(f"spec.rows[{i}]", row, Row._fields)) for i, row in enumerate(rows, 1))
         return cls(**{**data, "rows": rows})
 
 
-def _keys(where: str, data: object, known) -> dict:
+def keys(where: str, data: object, known) -> dict:
+    """`data` if it is an object with exactly the keys `known`. Raises InputError naming the first that is amiss."""
     if not isinstance(data, dict):
         raise InputError(f"`{where}` must be an object with the keys {', '.join(known)}.")
     for key in data:
@@ -197,71 +248,28 @@ def _keys(where: str, data: object, known) -> dict:
     return data
 
 
-def _check(name: str, value: object, kind: type, low: float, high: float) -> None:
+def check(name: str, value: object, kind: type, low: float, high: float) -> None:
+    """Raises InputError, naming field and value, unless it is a number of that kind between low and high."""
     right = type(value) in ((int, float) if kind is float else (int,))  # bool is not a number here
     if not (right and low <= value <= high):  # NaN fails every comparison
         what = "a whole number" if kind is int else "a number"
         raise InputError(f"`{name}` (={value!r:.60}) must be {what} from {low:g} to {high:g}.")
 
 
-def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises InputError, naming field and value, unless it is one of the choices."""
     if type(value) is not type(choices[0]) or value not in choices:
         raise InputError(f"`{name}` (={value!r:.60}) must be one of {', '.join(map(str, choices))}.")
 
 
 def _check_row(name: str, row: Row) -> None:
-    _check(f"{name}.expand", row.expand, int, 1, MAX_CHANNELS)
-    _check(f"{name}.out", row.out, int, 1, MAX_CHANNELS)
-    _check(f"{name}.stride", row.stride, int, 1, 2)
-    _choice(f"{name}.kernel", row.kernel, (1, 3, 5, 7))
-    _choice(f"{name}.act", row.act, ACTIVATIONS)
+    check(f"{name}.expand", row.expand, int, 1, MAX_CHANNELS)
+    check(f"{name}.out", row.out, int, 1, MAX_CHANNELS)
+    check(f"{name}.stride", row.stride, int, 1, 2)
+    choice(f"{name}.kernel", row.kernel, (1, 3, 5, 7))
+    choice(f"{name}.act", row.act, ACTIVATIONS)
     if not isinstance(row.se, bool):
         raise InputError(f"`{name}.se` (={row.se!r:.60}) must be true or false.")
-
-
-class Layer(NamedTuple):
-    """One convolution or linear layer, with the output side it has at a given picture size."""
-
-    name: str
-    kernel: int
-    inputs: int
-    outputs: int
-    groups: int
-    side: int
-    bias: bool
-    norm: bool  # followed by a BatchNorm
-
-    @property
-    def weights(self) -> int:
-        return self.kernel**2 * self.inputs * self.outputs // self.groups
-
-    @property
-    def parameters(self) -> int:
-        return self.weights + self.bias * self.outputs + self.norm * 2 * self.outputs
-
-    @property
-    def multiply_adds(self) -> int:
-        return self.weights * self.side**2
-
-
-def layers(spec: Spec, size: int = 224) -> Iterator[Layer]:
-    """Every convolution and linear layer in order of computation, for a picture of size × size."""
-    side, width = math.ceil(size / spec.stem_stride), spec.stem
-    yield Layer("stem", 3, 3, width, 1, side, False, True)
-    for number, row in enumerate(spec.rows, 1):
-        if row.expand != width:
-            yield Layer(f"b{number}.expand", 1, width, row.expand, 1, side, False, True)
-        side = math.ceil(side / row.stride)
-        yield Layer(f"b{number}.depthwise", row.kernel, row.expand, row.expand, row.expand, side, False, True)
-        if row.se:
-            squeezed = squeeze_width(spec, row)
-            yield Layer(f"b{number}.squeeze", 1, row.expand, squeezed, 1, 1, True, False)
-            yield Layer(f"b{number}.excite", 1, squeezed, row.expand, 1, 1, True, False)
-        yield Layer(f"b{number}.project", 1, row.expand, row.out, 1, side, False, True)
-        width = row.out
-    yield Layer("last", 1, width, spec.last, 1, side, False, True)
-    yield Layer("hidden", 1, spec.last, spec.hidden, 1, 1, True, False)
-    yield Layer("classifier", 1, spec.hidden, spec.num_classes, 1, 1, True, False)
 
 
 def squeeze_width(spec: Spec, row: Row) -> int:
@@ -271,12 +279,12 @@ def squeeze_width(spec: Spec, row: Row) -> int:
 
 def parameters(spec: Spec) -> int:
     """Learned numbers of the network, BatchNorm's scale and shift included."""
-    return sum(layer.parameters for layer in layers(spec))
+    return sum(layer.parameters for layer in spec.layers())
 
 
 def multiply_adds(spec: Spec, size: int = 224) -> int:
     """Multiply-adds (MAdds) of convolutions and linear layers for one size × size picture."""
-    return sum(layer.multiply_adds for layer in layers(spec, size))
+    return sum(layer.multiply_adds for layer in spec.layers(size))
 
 
 class GatedBlock(NamedTuple):
@@ -290,14 +298,9 @@ class GatedBlock(NamedTuple):
 
 def gated_blocks(spec: Spec, size: int = 224) -> tuple[GatedBlock, ...]:
     """The network's SE blocks, shallow to deep, for a picture of size × size; empty without SE."""
-    sides = {layer.name: layer.side for layer in layers(spec, size)}
-    return tuple(
-        GatedBlock(f"b{number}", number, row.expand, sides[f"b{number}.depthwise"])
-        for number, row in enumerate(spec.rows, 1)
-        if row.se
-    )
+    return tuple(GatedBlock(f"b{e.gated}", e.gated, e.outputs, e.side) for e in spec.layers(size) if e.gated)
 
 
 def final_side(spec: Spec, size: int = 224) -> int:
     """Side of the last map, which class evidence is drawn on."""
-    return next(layer.side for layer in layers(spec, size) if layer.name == "last")
+    return next(layer.side for layer in spec.layers(size) if layer.name == "last")

@@ -6,23 +6,30 @@ import argparse
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
+from .article import ARTICLE, ArticleSpec, network
 from .catalogue import load
-from .checkpoints import GateStatistics
-from .data import Pictures, augment, generator, normalise
+from .checkpoints import Checkpoint, GateStatistics
+from .data import POLICIES, Files, Pictures, generator, normalise
 from .errors import InputError
 from .layers import SqueezeExcitation
 from .model import MobileNetV3
-from .tables import Spec
+from .tables import TABLES, Spec
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+CHOICES = {
+    "variant": (*TABLES, *ARTICLE), "optimiser": ("sgd", "adam", "adamw", "rmsprop"),
+    "schedule": ("cosine", "steps", "constant"), "policy": tuple(POLICIES), "precision": ("fp32", *AUTOCAST),
+}  # fmt: skip
 
 
 def _option(default, text: str):
@@ -33,51 +40,113 @@ def _option(default, text: str):
 class Recipe:
     """Everything that decides a run's result; train.py's command line is made from it."""
 
-    variant: str = _option("small", "the paper's network: large or small")
+    variant: str = _option("small", "the network: large or small, the paper's; article-large or article-small")
     width: float = _option(1.0, "multiplier of all widths, by the paper's rule")
     strides: int = _option(2, "how many strides of 2 become 1; 2 suits pictures of 32 pixels")
-    init: str = _option("", "checkpoint to start from, by mnv3.load's names; other classes get a new last layer")
-    data: str = _option("", "folder with train/ and test/, each holding one folder per class")
+    minimalistic: bool = _option(False, "no SE, ReLU for h-swish, 3×3 for 5×5: what plain hardware runs fastest")
+    init: str = _option("", "checkpoint to start from, by mnv3.load's names: its network, a new head for other classes")
+    teacher: str = _option("", "checkpoint of the same classes whose answers are learned from too")
+    teacher_weight: float = _option(0.5, "share of the loss that is the difference from the teacher")
+    temperature: float = _option(4.0, "softens teacher's and student's answers before they are compared")
+    data: str = _option("", "a folder (train/ and test/, or classes), or cifar10 or cifar100 to be downloaded")
     size: int = _option(32, "side of the pictures, in pixels")
-    holdout: int = _option(5000, "training pictures held out for every choice that is made")
+    holdout: float = _option(0.1, "training pictures held out for every choice that is made; below 1, their share")
     epochs: int = _option(18, "passes over the training pictures")
     early_epochs: int = _option(13, "first epochs that keep the stem's stride at 2: a quarter of the cost")
-    batch_size: int = _option(128, "pictures in a step")
-    lr: float = _option(0.2, "highest learning rate (SGD with Nesterov momentum 0.9)")
-    warmup: float = _option(0.15, "share of the run in which the rate rises, before it falls as a cosine")
+    batch_size: int = _option(128, "pictures in a step, on all GPUs together")
+    accumulate: int = _option(1, "parts into which a step's pictures are split where memory is short")
+    optimiser: str = _option("sgd", "sgd (Nesterov, momentum 0.9), adam, adamw or rmsprop (momentum 0.9)")
+    lr: float = _option(0.2, "highest learning rate")
+    schedule: str = _option("cosine", "cosine to zero; steps: 1 % less every 3 epochs; constant")
+    warmup: float = _option(0.15, "share of the run in which the rate rises")
     weight_decay: float = _option(5e-4, "on convolutions and linear layers, not on norms, biases and SE blocks")
     label_smoothing: float = _option(0.1, "share of the target spread over all classes")
-    shift: int = _option(4, "pixels by which pictures are moved at random; half are mirrored")
+    dropout: float = _option(0.2, "share of hidden units left out in a step")
+    shift: int = _option(4, "pixels by which small pictures are moved at random")
+    mirror: bool = _option(True, "mirror half the pictures")
+    smallest_crop: float = _option(0.35, "smallest share of a large picture's area that a random crop keeps")
+    policy: str = _option("none", "automatic augmentation: none, trivial (TrivialAugmentWide) or rand (RandAugment)")
+    erase: float = _option(0.0, "share of pictures in which a random rectangle is erased")
+    mixup: float = _option(0.0, "alpha of mixup, which blends pairs of pictures; 0: never")
+    cutmix: float = _option(0.0, "alpha of cutmix, which pastes a part of another picture; 0: never")
+    standardise: bool = _option(True, "give the network (x - mean) / std of the training pictures, not 0..1")
     ema: float = _option(0.998, "decay of the averaged weights, warmed up; 0 keeps the newest")
     norm_momentum: float = _option(0.1, "BatchNorm's momentum while training; the paper's 0.01 lags in short runs")
-    precision: str = _option("fp32", "fp32, or bf16 or fp16 by autocast")
-    compile: bool = _option(False, "compile the network: minutes at the start, faster steps after it")
+    precision: str = _option("fp32", "fp32, or by autocast bf16 (GPUs, CPUs with AMX) or fp16 (GPUs)")
+    compile: bool = _option(False, "compile the network: a minute at the start, faster steps after it")
     seed: int = _option(0, "decides every random draw")
 
     @property
-    def folder(self) -> Path:
-        """The data folder; its name is part of the checkpoint's, so '.' and '~' are resolved."""
-        return Path(self.data).expanduser().resolve()
+    def folder_name(self) -> str:
+        """The data's name, part of the checkpoint's; of a folder its own, so '.' and '~' are resolved."""
+        return Path(self.data).expanduser().resolve().name
 
     def __post_init__(self) -> None:
         bounds = {
             "epochs": (1, 10_000), "early_epochs": (0, self.epochs), "batch_size": (2, 65_536), "lr": (1e-9, 100),
             "warmup": (0, 1), "weight_decay": (0, 1), "label_smoothing": (0, 0.9), "shift": (0, self.size - 1),
             "ema": (0, 0.99999), "norm_momentum": (0.001, 1), "size": (8, 1024), "seed": (0, 2**31),
+            "dropout": (0, 0.99), "teacher_weight": (0, 1), "temperature": (0.1, 100), "erase": (0, 1),
+            "mixup": (0, 100), "cutmix": (0, 100), "smallest_crop": (0.01, 1), "holdout": (1e-4, 1e9),
+            "accumulate": (1, self.batch_size // 2),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"`{name}` (={getattr(self, name)!r}) must lie between {low:g} and {high:g}.")
-        if self.precision not in ("fp32", *AUTOCAST):
-            raise InputError(f"`precision` (={self.precision!r:.60}) must be one of fp32, {', '.join(AUTOCAST)}.")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices and not (name == "variant" and self.init):
+                raise InputError(f"`{name}` (={getattr(self, name)!r:.60}) must be one of {', '.join(choices)}.")
+        if self.batch_size % self.accumulate:
+            raise InputError(f"`accumulate` (={self.accumulate}) must divide `batch_size` (={self.batch_size}).")
+
+
+RECIPES = {
+    # what --recipe names: the fields in which each differs from Recipe's defaults, which are `cifar`
+    "cifar": {},
+    "finetune": dict(
+        init="torchvision/large-v2", strides=0, size=224, epochs=15, early_epochs=0, batch_size=64, lr=0.02,
+        warmup=0.1, weight_decay=1e-4, policy="trivial", ema=0.99,
+    ),
+    # The paper's section 6.1.1: RMSProp with momentum 0.9, rate 0.1 at 4096 pictures a step, 0.01 less of it every
+    # 3 epochs, dropout 0.8 (kept), weight decay 1e-5, averaged weights 0.9999. It gives no number of epochs: 600 is
+    # that of torchvision's own training.
+    "imagenet": dict(
+        variant="large", strides=0, size=224, epochs=600, early_epochs=0, batch_size=4096, optimiser="rmsprop", lr=0.1,
+        schedule="steps", warmup=0.01, weight_decay=1e-5, smallest_crop=0.08, ema=0.9999, norm_momentum=0.01,
+        holdout=10_000.0,
+    ),
+    # The article's loop, its zero_grad() moved before backward(); its small network takes --lr 0.01.
+    "article": dict(
+        variant="article-large", strides=0, epochs=10, early_epochs=0, batch_size=148, optimiser="adam", lr=1e-3,
+        schedule="constant", warmup=0.0, weight_decay=0.0, label_smoothing=0.0, shift=0, mirror=False, dropout=0.0,
+        standardise=False, ema=0.0,
+    ),
+}  # fmt: skip
 
 
 def recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """One option for each field of Recipe, with its type, default and help."""
+    """--recipe, and one option for each field of Recipe, with its type, default and help."""
+    parser.add_argument("--recipe", choices=RECIPES, default="cifar", help="values to begin with (cifar)")
     for f in fields(Recipe):
-        option, text = "--" + f.name.replace("_", "-"), f"{f.metadata['help']} (%(default)s)"
+        option, text = "--" + f.name.replace("_", "-"), f"{f.metadata['help']} ({f.default})".replace("%", "%%")
         kind = {"action": argparse.BooleanOptionalAction} if f.type == "bool" else {"type": type(f.default)}
-        parser.add_argument(option, default=f.default, help=text, **kind)
+        parser.add_argument(option, default=argparse.SUPPRESS, help=text, **kind)
+
+
+def chosen_recipe(options: dict) -> tuple[Recipe, Checkpoint | None]:
+    """What the command line asks for, and --init's checkpoint.
+
+    Each field is looked for in this order: 1. the command line; 2. --init's network; 3. --recipe; 4. Recipe's defaults.
+    Raises InputError, also where the command line asks for another network than --init's.
+    """
+    given = {f.name: options[f.name] for f in fields(Recipe) if f.name in options}
+    chosen = {**RECIPES[options["recipe"]], **given}
+    source = load(chosen["init"]) if chosen.get("init") else None
+    for name in ("variant", "width") if source else ():
+        chosen[name] = getattr(source.spec, name)
+        if name in given and given[name] != chosen[name]:
+            raise InputError(f"`{name}` (={given[name]!r}) is not what `init` has ({chosen[name]!r}): leave it away.")
+    return Recipe(**chosen), source
 
 
 def changed_fields(saved: dict, recipe: Recipe) -> list[str]:
@@ -86,8 +155,8 @@ def changed_fields(saved: dict, recipe: Recipe) -> list[str]:
     return [f"{k}: {saved.get(k)!r} → {v!r}" for k, v in asked.items() if k != "data" and saved.get(k) != v]
 
 
-def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD; weight decay on convolutions and linear layers, not on norms, biases and SE blocks.
+def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Weight decay is on convolutions and linear layers, not on norms, biases and SE blocks.
 
     Decay pulls an SE block's gates to the gate of 0, which is 0.5 for every channel and picture, and the next
     BatchNorm hides the loss: README, 'Train', has the figures.
@@ -96,13 +165,21 @@ def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     decayed = [p for p in model.parameters() if p.dim() > 1 and id(p) not in gates]
     others = [p for p in model.parameters() if p.dim() <= 1 or id(p) in gates]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
+    if recipe.optimiser == "rmsprop":  # alpha and eps as torchvision's training of this network
+        return torch.optim.RMSprop(groups, lr=recipe.lr, momentum=0.9, alpha=0.9, eps=0.0316)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser](groups, lr=recipe.lr)
 
 
 def learning_rate(recipe: Recipe, progress: float) -> float:
-    """The rate after the share `progress` of the run: a linear rise, then half a cosine to zero."""
+    """The rate after the share `progress` of the run: a linear rise, then as the schedule says."""
     if progress < recipe.warmup:
         return recipe.lr * max(progress / recipe.warmup, 0.01)
+    if recipe.schedule == "constant":
+        return recipe.lr
+    if recipe.schedule == "steps":
+        return recipe.lr * 0.99 ** int(progress * recipe.epochs / 3)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (progress - recipe.warmup) / (1 - recipe.warmup + 1e-9)))
 
 
@@ -119,44 +196,55 @@ class Averaged:
     def update(self, model: nn.Module) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for average, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                average.lerp_(value, 1 - decay)
-            else:
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floats], [v for _, v in floats], 1 - decay)
+        for average, value in pairs:
+            if not average.is_floating_point():
                 average.copy_(value)
 
 
-def set_early(model: MobileNetV3, early: bool) -> None:
+def set_early(model: nn.Module, early: bool) -> None:
     """Early epochs run with the stem's stride at 2: every map a quarter as large, the same weights."""
-    stride = 2 if early else model.spec.stem_stride
-    model.features[0][0].stride = (stride, stride)
+    if isinstance(model, MobileNetV3):
+        stride = 2 if early else model.spec.stem_stride
+        model.features[0][0].stride = (stride, stride)
 
 
-def new_model(recipe: Recipe, spec: Spec) -> MobileNetV3:
-    """The recipe's network, initialised by its seed, then with the weights of its `init` where they fit."""
+def network_spec(recipe: Recipe, num_classes: int, source: Checkpoint | None) -> Spec | ArticleSpec:
+    """What the run trains: 1. the network of --init, other classes and strides; 2. the recipe's own.
+
+    Raises InputError where --init's strides can't become the recipe's.
+    """
+    if source is None and recipe.variant in ARTICLE:
+        if recipe.strides or recipe.width != 1:
+            raise InputError(f"`variant` (={recipe.variant!r}) is as published: give --strides 0 and no --width.")
+        return ArticleSpec(recipe.variant, num_classes)
+    if source is None:
+        spec = Spec.of(recipe.variant, recipe.width, num_classes, recipe.strides, recipe.minimalistic)
+        return replace(spec, dropout=recipe.dropout)
+    spec = replace(source.spec, num_classes=num_classes)
+    if spec.strides > recipe.strides:
+        raise InputError(f"`init` (={recipe.init!r:.80}) has strides at 1: give --strides {spec.strides} or more.")
+    return spec.with_strides(recipe.strides - spec.strides)
+
+
+def new_model(recipe: Recipe, spec: Spec | ArticleSpec, source: Checkpoint | None = None) -> nn.Module:
+    """The network, initialised by the seed; then `source`'s weights, but the last layer's if its classes are others."""
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        model = MobileNetV3(spec=spec)
-    if recipe.init:
-        start_from(model, load(recipe.init).model, recipe.init)
+        model = network(spec)
+    if source:
+        weights, own = dict(source.model.state_dict()), model.state_dict()
+        if source.spec.num_classes != spec.num_classes:
+            weights |= {name: own[name] for name in list(own)[-2:]}  # weight and bias of the last layer
+        model.load_state_dict(weights)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = recipe.norm_momentum
+        elif isinstance(module, nn.Dropout):
+            module.p = recipe.dropout
     return model.to(memory_format=torch.channels_last)
-
-
-def start_from(model: MobileNetV3, source: MobileNetV3, name: str) -> None:
-    """Copies every weight of `source`; the last layer stays new where it tells apart another number of classes.
-
-    Raises InputError naming the first tensor that differs otherwise: it is another network.
-    """
-    wanted, given = model.state_dict(), dict(source.state_dict())
-    if source.spec.num_classes != model.spec.num_classes:
-        given |= {key: wanted[key] for key in list(wanted)[-2:]}  # weight and bias of the last layer
-    for key in [*wanted, *given]:
-        if key not in wanted or key not in given or wanted[key].shape != given[key].shape:
-            raise InputError(f"`init` (={name!r:.80}) is another network: {key!r} differs; check --variant.")
-    model.load_state_dict(given)
 
 
 def steps_per_epoch(pictures: Pictures, recipe: Recipe) -> int:
@@ -167,14 +255,28 @@ def steps_per_epoch(pictures: Pictures, recipe: Recipe) -> int:
     return steps
 
 
+def world() -> tuple[int, int]:
+    """(rank, processes): (0, 1) without torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The tensor added up over all processes."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
 @dataclass
 class Run:
     """A run's state: all of it is saved, and with it the data position, so that a resumed run is the same run."""
 
     recipe: Recipe
-    model: MobileNetV3
+    model: nn.Module
     average: Averaged
     optimiser: torch.optim.Optimizer
+    teacher: Checkpoint | None = None
+    normal: tuple = ((0, 0, 0), (1, 1, 1))  # mean and std that the pictures come with; a teacher may have others
     step: int = 0
     log: list[dict] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # of this epoch's steps
@@ -182,18 +284,24 @@ class Run:
     seconds: float = 0.0  # of this epoch
 
     def __post_init__(self) -> None:
-        self.forward = torch.compile(self.model) if self.recipe.compile else self.model
+        self.scaler = torch.amp.GradScaler(enabled=self.recipe.precision == "fp16")
+        self.forward = nn.parallel.DistributedDataParallel(self.model) if dist.is_initialized() else self.model
+        if self.recipe.compile:
+            self.forward = torch.compile(self.forward)
+        mixers = {"MixUp": self.recipe.mixup, "CutMix": self.recipe.cutmix}
+        self.mixers = [(name, alpha) for name, alpha in mixers.items() if alpha]
 
     @classmethod
-    def new(cls, recipe: Recipe, spec: Spec, device: torch.device) -> Run:
-        model = new_model(recipe, spec).to(device)
-        return cls(recipe, model, Averaged(model, recipe.ema), optimiser(model, recipe))
+    def new(cls, recipe: Recipe, spec: Spec, device: torch.device, source=None, teacher=None, normal=None) -> Run:
+        model = new_model(recipe, spec, source).to(device)
+        return cls(recipe, model, Averaged(model, recipe.ema), optimiser(model, recipe), teacher, normal)
 
     def state(self) -> dict:
         """Tensors and plain types only, so that it loads with weights_only."""
         return {
             "recipe": asdict(self.recipe), "model": self.model.state_dict(), "average": self.average.model.state_dict(),
-            "updates": self.average.updates, "optimiser": self.optimiser.state_dict(), "step": self.step,
+            "updates": self.average.updates, "scaler": self.scaler.state_dict(), "step": self.step,
+            "optimiser": self.optimiser.state_dict(),
             "log": self.log, "losses": self.losses, "top1s": self.top1s, "seconds": self.seconds,
         }  # fmt: skip
 
@@ -202,6 +310,7 @@ class Run:
         self.average.model.load_state_dict(state["average"])
         self.average.updates = state["updates"]
         self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
         self.step, self.log = state["step"], state["log"]
         self.losses, self.top1s, self.seconds = state["losses"], state["top1s"], state["seconds"]
 
@@ -212,44 +321,88 @@ class Run:
             raise FloatingPointError(f"The weights are no longer finite after step {self.step}.")
 
 
-def train_step(run: Run, pictures: Pictures, mean: Tensor, std: Tensor) -> tuple[float, float]:
+def train_step(run: Run, pictures: Pictures | Files, mean: Tensor, std: Tensor) -> tuple[float, float]:
     """One step on the batch that run.step points at; returns loss and top-1 of the batch.
 
-    Order, augmentation and dropout are functions of (seed, epoch, step) alone: nothing else needs saving.
+    Order, augmentation and dropout are functions of (seed, epoch, step, process) alone: nothing else needs saving.
     Raises FloatingPointError, naming the step, before a non-finite loss can touch the weights.
     """
-    recipe, steps = run.recipe, steps_per_epoch(pictures, run.recipe)
-    epoch, position = divmod(run.step, steps)
-    order = torch.randperm(len(pictures), generator=generator(recipe.seed, 1, epoch))
-    index = order[position * recipe.batch_size : (position + 1) * recipe.batch_size].to(pictures.images.device)
-    random = generator(recipe.seed, 2, run.step)
-    torch.manual_seed(int(torch.randint(2**31, (), generator=random)))  # dropout's draws
+    recipe, steps, (rank, processes) = run.recipe, steps_per_epoch(pictures, run.recipe), world()
+    epoch = run.step // steps
+    images, labels = pictures.training_batch(recipe, run.step, (rank, processes))
+    torch.manual_seed(int(torch.randint(2**31, (), generator=generator(recipe.seed, 5, run.step, rank))))  # dropout's
     set_early(run.model.train(), epoch < recipe.early_epochs)
     for group in run.optimiser.param_groups:
         group["lr"] = learning_rate(recipe, run.step / (recipe.epochs * steps))
-    labels = pictures.labels[index]
-    images = normalise(augment(pictures.images[index], random, recipe.shift), mean, std)
-    with torch.autocast(images.device.type, AUTOCAST.get(recipe.precision), enabled=recipe.precision in AUTOCAST):
-        logits = run.forward(images)
-    logits = logits.float()
-    loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    if not math.isfinite(loss.item()):
-        raise FloatingPointError(f"The loss is {loss.item()} at step {run.step} (epoch {epoch + 1}).")
     run.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    run.optimiser.step()
+    done = torch.zeros(2, device=images.device)
+    for part, answers in zip(images.chunk(recipe.accumulate), labels.chunk(recipe.accumulate), strict=True):
+        loss, right = objective(run, normalise(part, mean, std), answers)
+        share = len(part) / len(images)
+        done += torch.stack([loss.detach() * share, right.mean() * share])
+        run.scaler.scale(loss * share).backward()
+    loss, top1 = (summed(done) / processes).tolist()
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"The loss is {loss} at step {run.step} (epoch {epoch + 1}).")
+    run.scaler.step(run.optimiser)
+    run.scaler.update()
     run.step += 1
     run.average.update(run.model)
-    return loss.item(), (logits.argmax(1) == labels).float().mean().item()
+    return loss, top1
+
+
+def objective(run: Run, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(loss, 0 or 1 for each picture) for normalised pictures: cross-entropy and, with a teacher, its answers too."""
+    recipe, targets = run.recipe, labels
+    if recipe.erase:
+        erase = v2.RandomErasing(recipe.erase)
+        x = torch.stack([erase(image) for image in x])  # one by one, or all would lose the same rectangle
+    if run.mixers:
+        name, alpha = run.mixers[int(torch.randint(len(run.mixers), ()))]
+        x, targets = getattr(v2, name)(alpha=alpha, num_classes=run.model.spec.num_classes)(x, labels)
+    x = x.contiguous(memory_format=torch.channels_last)
+    cast = torch.autocast(x.device.type, AUTOCAST.get(recipe.precision), enabled=recipe.precision in AUTOCAST)
+    with cast:
+        logits = run.forward(x).float()
+    loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+    if run.teacher:
+        with torch.no_grad(), cast:
+            lesson = run.teacher.model(as_teacher_sees(run, x)).float()
+        t = recipe.temperature
+        difference = F.kl_div(
+            (logits / t).log_softmax(1), (lesson / t).log_softmax(1), reduction="batchmean", log_target=True
+        )
+        loss = (1 - recipe.teacher_weight) * loss + recipe.teacher_weight * t**2 * difference  # Hinton et al. 2015
+    return loss, (logits.argmax(1) == labels).float()
+
+
+def as_teacher_sees(run: Run, x: Tensor) -> Tensor:
+    """The student's normalised pictures in the teacher's normalisation."""
+    own, teachers = (
+        [torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in pair]
+        for pair in (run.normal, (run.teacher.preprocessing.mean, run.teacher.preprocessing.std))
+    )
+    return (x * own[1] + own[0] - teachers[0]) / teachers[1]
 
 
 @torch.inference_mode()
-def predict(forward: Callable, pictures: Pictures, mean: Tensor, std: Tensor, batch_size: int = 250) -> Tensor:
-    """Logits (N, K) of every picture, once each, no augmentation; the last batch may be smaller."""
-    batches = [
-        forward(normalise(pictures.images[i : i + batch_size], mean, std)) for i in range(0, len(pictures), batch_size)
-    ]
-    return torch.cat(batches)
+def predict(forward: Callable, pictures: Pictures | Files, mean: Tensor, std: Tensor, batch_size: int = 250) -> Tensor:
+    """Logits (N, K) of every picture, once each, no augmentation.
+
+    Each process answers for every world-th picture; the places of the others are zero until they are added up, so
+    each picture counts once, whatever their number.
+    """
+    rank, processes = world()
+    mine = torch.arange(rank, len(pictures), processes)
+    answers = [forward(x).float() for x in pictures.evaluation(mine, (mean, std), batch_size)]
+    if processes == 1:
+        return torch.cat(answers)
+    classes = torch.tensor([answers[0].shape[1] if answers else 0], device=mean.device)
+    dist.all_reduce(classes, dist.ReduceOp.MAX)
+    logits = torch.zeros(len(pictures), int(classes), device=mean.device)
+    if answers:
+        logits[mine.to(mean.device)] = torch.cat(answers)
+    return summed(logits)
 
 
 def score(logits: Tensor, labels: Tensor) -> dict:
@@ -274,12 +427,14 @@ def score(logits: Tensor, labels: Tensor) -> dict:
     return {**result, "top1_per_class": per_class}
 
 
-def gate_statistics(model: MobileNetV3, pictures: Pictures, mean: Tensor, std: Tensor, source: str) -> GateStatistics:
+def gate_statistics(
+    model: nn.Module, pictures: Pictures | Files, mean: Tensor, std: Tensor, source: str
+) -> GateStatistics:
     """n, mean and M2 of every gate over the pictures, overall and per class."""
     gates = [[] for _ in model.gated]
     with torch.inference_mode():
-        for i in range(0, len(pictures), 250):
-            explained = model.explained(normalise(pictures.images[i : i + 250], mean, std))
+        for x in pictures.evaluation(torch.arange(len(pictures)), (mean, std), 250):
+            explained = model.explained(x)
             for kept, gate in zip(gates, explained.gates, strict=True):
                 kept.append(gate.cpu())
     labels = pictures.labels.cpu()

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from dataclasses import replace
@@ -197,14 +199,31 @@ def test_compare(call, bundled):
     assert [len(column["blocks"]) for column in data["columns"]] == list(BLOCKS.values())
 
 
+def test_trust(call, bundled):
+    data = call("/trust", FROG, target="frog", **SMALL)
+    checkpoint, index = bundled["Small"], bundled["Small"].labels.index("frog")
+    p = mnv3.explain(checkpoint, FROG).probabilities[index]
+    assert data["class"] == "frog" and data["checkpoint"] == "cifar10-small" and data["cells"] == 16
+    for measure, end in (("deletion", 0), ("insertion", -1)):
+        for kind, count in (("evidence", 1), ("centred", 1), ("random", 5)):
+            found = data[measure][kind]
+            assert len(found["areas"]) == len(found["p"]) == count and all(0 < area < 1 for area in found["areas"])
+            assert [row[end] for row in found["p"]] == pytest.approx([p] * count, abs=1e-3)
+    assert len(data["randomised"]) == 5 and data["protocol"]["steps"] == 32
+    again = call("/trust", FROG, **SMALL)
+    assert again["randomised"] == pytest.approx(data["randomised"], abs=1e-3)
+    assert again["insertion"]["random"]["areas"] == pytest.approx(data["insertion"]["random"]["areas"], abs=1e-3)
+
+
 def test_the_api_describes_itself(app):
     status, body = app.get("/gradio_api/info")
     assert status == 200
     endpoints = json.loads(body)["named_endpoints"]
-    assert {"/predict", "/explain", "/compare", "/fetch"} <= set(endpoints)
+    assert {"/predict", "/explain", "/compare", "/trust", "/models", "/fetch"} == set(endpoints)
     expected = {
         "/predict": {"image": None, "model": "Large", "weights": BUNDLED, "top_k": 5},
         "/explain": {"image": None, "model": "Large", "weights": BUNDLED, "target": ""},
+        "/trust": {"image": None, "model": "Large", "weights": BUNDLED, "target": ""},
         "/compare": {"image": None, "weights": BUNDLED},
         "/fetch": {"model": "Large", "weights": BUNDLED},
     }
@@ -235,7 +254,8 @@ def test_unknown_weights(call, weights):
 
 @pytest.mark.parametrize("target", ["dragon", "Frog", "x" * 10_000])
 def test_an_unknown_class(call, target):
-    assert "airplane" in refused(call, "/explain", FROG, target=target, **SMALL)
+    for endpoint in ("/explain", "/trust"):
+        assert "airplane" in refused(call, endpoint, FROG, target=target, **SMALL)
 
 
 def test_an_unknown_model(app):
@@ -244,7 +264,7 @@ def test_an_unknown_model(app):
 
 
 def test_no_picture(call):
-    for endpoint in ("/predict", "/explain", "/compare"):
+    for endpoint in ("/predict", "/explain", "/compare", "/trust"):
         assert "picture" in refused(call, endpoint, None)
 
 
@@ -396,6 +416,33 @@ def test_files_of_the_host_are_no_pictures(app, path, meta):
     assert there == missing, "the answer tells which files there are"
 
 
+@pytest.mark.parametrize("path", ["/etc/passwd", ROOT / "mnv3/weights/cifar10-small/config.json", "../config.json"])
+def test_files_of_the_host_are_no_uploads(path):
+    """What a stranger may send as the files of a checkpoint, with or without the field that Gradio itself looks at."""
+    import gradio as gr
+    from gradio.components.file import ListFiles
+
+    import app as module
+
+    for meta in (META, {}):
+        sent = ListFiles(root=[{"path": str(path), "orig_name": "config.json", **meta}])
+        with pytest.raises(gr.Error, match="not uploaded"):
+            module.files_as_sent(sent)
+
+
+def test_uploads_come_with_the_names_they_had(tmp_path, monkeypatch):
+    from gradio.components.file import ListFiles
+
+    import app as module
+
+    monkeypatch.setattr(module, "get_upload_folder", lambda: str(tmp_path))
+    sent = ListFiles(root=[{"path": str(tmp_path / "a" / "x.json"), "orig_name": "config.json"},
+                           {"path": str(tmp_path / "b" / "model.safetensors")}])  # fmt: skip
+    assert module.files_as_sent(sent) == [("config.json", str(tmp_path / "a" / "x.json")),
+                                          ("model.safetensors", str(tmp_path / "b" / "model.safetensors"))]  # fmt: skip
+    assert module.files_as_sent(None) == []
+
+
 def test_a_bare_path_is_no_picture(app):
     for picture in (str(FROG), ["/etc/passwd"], 3):
         assert app.call("predict", picture, "Small", BUNDLED, 5)[0] == "error"
@@ -477,6 +524,65 @@ def test_the_command_of_the_readme(tmp_path, bundled):
         status = server.stop()
     assert status == 0, "Ctrl-C must end it"
     assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("MNV3_WEIGHTS", "no such", "MNV3_WEIGHTS has 'no such'"), ("MNV3_OWN", "perhaps", "open or closed"),
+        ("MNV3_OFFERED", "cifar10-small; x", "'x'"),
+    ],
+)  # fmt: skip
+def test_a_hosts_mistake_is_one_sentence_at_the_start(name, value, words):
+    environment = {**os.environ, name: value}
+    ended = subprocess.run([sys.executable, ROOT / "app.py"], env=environment, capture_output=True, timeout=180)
+    (line,) = ended.stderr.decode().splitlines()
+    assert ended.returncode == 2 and line.startswith("app.py: ") and words in line
+
+
+@pytest.fixture
+def hosted(monkeypatch):
+    """hosted(NAME=value) -> the app's module under a host's settings."""
+    import app as module
+
+    def make(**settings):
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        return module
+
+    return make
+
+
+def test_a_host_sets_the_default_and_the_list(hosted):
+    module = hosted(MNV3_WEIGHTS="torchvision/small", MNV3_OFFERED="cifar10-large;torchvision/large-v2")
+    assert module.default_family() == TO_FETCH and module.families("Small") == [TO_FETCH, BUNDLED]
+    assert {entry["family"] for entry in module.api_models()} == {TO_FETCH, BUNDLED}
+    with pytest.raises(InputError, match="choose one of"):
+        module.chosen("Large", "torchvision/large-v1")
+    asyncio.run(built())
+
+
+def test_a_host_offers_one_size_only(hosted):
+    module = hosted(MNV3_OFFERED="torchvision/large-v1")
+    assert module.variants() == ["Large"] and module.default_family() == "ImageNet · torchvision V1"
+    asyncio.run(built())
+
+
+async def parts(kind):
+    """The page's components of a kind, by elem_id."""
+    import app as module
+
+    return {block.elem_id: block for block in module.build_demo().blocks.values() if isinstance(block, kind)}
+
+
+def test_a_host_closes_use_my_own(hosted):
+    import gradio as gr
+
+    assert "own-files" in asyncio.run(parts(gr.File))
+    module = hosted(MNV3_OWN="closed")
+    assert "own-files" not in asyncio.run(parts(gr.File))
+    words, mine, *_ = module.open_repo("user/repo", "Large", BUNDLED, [], gr.Request())
+    assert "closed" in words and mine == []
 
 
 async def built():

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 import mnv3
+from mnv3.checkpoints import read_checkpoint
+from mnv3.faithfulness import put_to_trial
 
 pytest_plugins = ["app_server"]
 
@@ -431,6 +433,186 @@ def test_a_failed_download_is_told_in_the_open_tab(page, explained):
     alert.filter(has_text="could not be fetched").wait_for(timeout=20_000)
     choose_weights(page, "CIFAR-10 · bundled")
     agreed(page, [explained(model, FROG) for model in BLOCKS])
+
+
+# Trust and Models -----------------------------------------------------------------------------------------------
+
+
+def test_the_map_of_the_picture_on_show(page):
+    page.get_by_role("tab", name="Trust").click()
+    page.locator("#test-map").click()
+    page.locator("#trust .hint", has_text="Upload").wait_for()
+    page.get_by_label("Small").check()
+    upload(page, FROG)
+    page.locator("#trust .hint", has_text="Press").wait_for()
+    page.locator("#test-map").click()
+    table = page.locator("#trust table.areas").first
+    table.wait_for()
+    trial = put_to_trial(explanation := mnv3.explain(mnv3.load("cifar10-small"), FROG), explanation.class_index(None))
+    for row, measure in zip(table.locator("tbody tr").all(), ("deletion", "insertion"), strict=True):
+        shown = [float(cell.inner_text().split()[0]) for cell in row.locator("td").all()]
+        expected = [trial.curves.areas(measure, kind).mean() for kind in ("evidence", "centred", "random")]
+        assert shown == pytest.approx(expected, abs=1.1e-3), measure
+    assert page.locator("#trust svg[role=img] polyline").count() == page.locator("#trust .maps figure").count() == 6
+    assert "cifar10-small" in page.locator("#trust").inner_text()
+    example(page, TRUCK)  # the answer was to another picture
+    page.locator("#trust .hint", has_text="Press").wait_for()
+    assert page.locator("#trust table").count() == 0
+
+
+def test_the_map_of_the_class_on_show(page, explained):
+    page.get_by_label("Small").check()
+    example(page, TRUCK)
+    expected = explained("Small", TRUCK)
+    wait_for(page, expected)
+    page.locator("#predictions button").nth(1).click()
+    asked = expected.top()[1].label
+    page.locator("#panel thead th.effect", has_text=f"‘{asked}’").wait_for()
+    page.get_by_role("tab", name="Trust").click()
+    page.locator("#test-map").click()
+    page.locator("#trust p", has_text=f"evidence for ‘{asked}’").wait_for()
+
+
+def test_a_test_that_fails_is_told(page):
+    example(page, FROG)
+    choose_weights(page, "ImageNet · torchvision")
+    page.get_by_role("tab", name="Trust").click()
+    page.locator("#test-map").click()
+    page.locator("#trust [role=alert]", has_text="Fetch weights").wait_for()
+
+
+def test_an_answer_that_is_late_does_not_cover_the_question(page):
+    """The picture changes while its map is tested: the result must not appear beside the new picture."""
+    example(page, FROG)
+    page.locator("#panel table").wait_for()
+    page.get_by_role("tab", name="Trust").click()
+    page.locator("#test-map").click()
+    page.wait_for_timeout(300)
+    example(page, TRUCK)
+    quiet = 0
+    while quiet < 8:  # the progress flickers when the picture changes: only long silence is the end
+        page.wait_for_timeout(500)
+        quiet = 0 if page.locator("#trust .progress-text").count() else quiet + 1
+    assert page.locator("#trust table").count() == 0 and "Press" in page.locator("#trust").inner_text()
+    page.locator("#test-map").click()
+    page.locator("#trust table.areas").first.wait_for()
+
+
+def test_a_click_while_the_last_one_is_worked_on_is_not_lost(page, explained):
+    page.get_by_label("Small").check()
+    example(page, FROG)
+    wait_for(page, explained("Small", FROG))
+    page.get_by_role("tab", name="Trust").click()
+    page.locator("#test-map").click()
+    page.wait_for_timeout(300)
+    example(page, TRUCK)
+    page.locator("#trust").get_by_text("Press").wait_for(state="attached")
+    page.wait_for_timeout(500)
+    page.locator("#test-map").click()
+    page.locator("#trust p", has_text=f"evidence for ‘{explained('Small', TRUCK).top(1)[0].label}’").wait_for()
+
+
+def models_tab(page):
+    page.get_by_role("tab", name="Models").click()
+    page.locator("#models table").wait_for()
+    page.get_by_role("button", name="Use my own").click()
+    page.locator("#own-said .hint").wait_for()
+
+
+def test_the_models_tab(page):
+    models_tab(page)
+    text = page.locator("#models table").inner_text()
+    for name in ("cifar10-large", "cifar10-small", "torchvision/large-v2", "timm/mobilenetv3_small_100.lamb_in1k"):
+        assert name in text
+    for name in BLOCKS:
+        assert f"{mnv3.load(f'cifar10-{name.lower()}').measured()['top1']:.1%}" in text
+    assert page.locator("#models svg[role=img]").count() == 6  # ImageNet and CIFAR-10; two curves each
+
+
+@pytest.fixture
+def made(small_checkpoint, tmp_path):
+    """A folder as train.py writes it."""
+    return small_checkpoint().save(tmp_path / "made", half=True)
+
+
+def give(page, *paths):
+    page.locator("#own-files input[type=file]").set_input_files(paths)
+    for path in paths:
+        page.locator("#own-files", has_text=path.suffix).wait_for()
+    page.locator("#open-files").click()
+
+
+def test_use_my_own(visit, made, small_checkpoint):
+    page, other = visit(), visit()
+    example(page, FROG)
+    page.locator("#panel table").wait_for()
+    models_tab(page)
+    give(page, *sorted(made.iterdir()))
+    page.locator("#own-said .hint", has_text="tiny (yours) is open").wait_for()
+    page.locator("#models table", has_text="seen by you alone").wait_for()
+    chosen = page.locator("#weights input").input_value()
+    assert chosen.startswith("Yours · tiny") and page.get_by_role("radio", name="Small").is_checked()
+    page.get_by_role("tab", name="Look").click()
+    wait_for(page, mnv3.explain(read_checkpoint(made, "tiny (yours)"), FROG))
+    assert "kind " in page.locator("#predictions").inner_text()
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#comparison thead", has_text="tiny (yours)").wait_for()
+    page.get_by_role("tab", name="Trust").click()
+    page.locator("#test-map").click()
+    page.locator("#trust p", has_text="tiny (yours)").first.wait_for()
+    page.get_by_role("radio", name="Large").check()  # which it is not: back to the list, where Small still has it
+    page.get_by_role("tab", name="Look").click()
+    page.locator("#notes", has_text="cifar10-large").wait_for()
+    page.get_by_role("radio", name="Small").check()
+    page.locator("#notes", has_text="cifar10-small").wait_for()
+    choose_weights(page, chosen)
+    page.locator("#notes", has_text="tiny (yours)").wait_for()
+    models_tab(other)
+    assert "seen by you alone" not in other.locator("#models").inner_text()
+    other.get_by_role("radio", name="Small").check()
+    other.wait_for_timeout(1500)  # Gradio's list stumbles where its choices change while it opens
+    other.locator("#weights input").click()
+    assert not other.get_by_role("option", name="Yours").count() and other.get_by_role("option").count() > 1
+
+
+def test_what_is_no_checkpoint(page, made, tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"\x80\x04K\x01.")
+    models_tab(page)
+    page.locator("#open-files").click()
+    alert = page.locator("#own-said [role=alert]")
+    alert.filter(has_text="lacks config.json").wait_for()
+    give(page, made / "config.json", tmp_path / "model.pt")
+    alert.filter(has_text="lacks model.safetensors").wait_for()
+    assert page.locator("#weights input").input_value() == "CIFAR-10 · bundled"
+
+
+@pytest.mark.parametrize("repo", ["../x", "/etc", "user/repo"])
+def test_a_repo_that_cannot_be_opened(page, repo):
+    models_tab(page)
+    page.locator("#own-repo textarea, #own-repo input").fill(repo)
+    page.locator("#open-repo").click()
+    word = "out of reach" if repo == "user/repo" else "not a Hub repo id"
+    page.locator("#own-said [role=alert]", has_text=word).wait_for()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_trust_and_models_on_a_phone(visit, theme, tmp_path):
+    page = visit(f"?__theme={theme}", viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page.get_by_label("Small").check()
+    example(page, FROG)
+    page.locator("#panel table").wait_for()
+    page.get_by_role("tab", name="Trust").click()
+    page.locator("#test-map").click()
+    page.locator("#trust table").first.wait_for()
+    assert overflow(page) <= 0
+    page.wait_for_timeout(500)
+    assert [(t, r) for t, r in page.evaluate(CONTRAST, "#trust :is(p, small, li, th, td)") if r < 4.5] == []
+    models_tab(page)
+    assert overflow(page) <= 0
+    page.wait_for_timeout(500)
+    assert [(t, r) for t, r in page.evaluate(CONTRAST, "#models :is(p, small, th, td)") if r < 4.5] == []
+    page.screenshot(path=tmp_path / "models.png", full_page=True)
+    assert not_blank(tmp_path / "models.png")
 
 
 # Impatient, elsewhere, otherwise --------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import mnv3
+from mnv3.faithfulness import published
 from mnv3.tables import Spec, multiply_adds, parameters
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +69,32 @@ def test_the_table_quotes_the_metrics_files(name):
         f"| {machine['hardware']}, torch {machine['torch']} | {machine['minutes']:.0f} |"
     )
     assert row in README.splitlines()
+
+
+def test_the_table_for_hosts_has_every_variable_that_is_read():
+    from mnv3 import settings
+
+    rows = [line for line in README.splitlines() if line.startswith("| `MNV3_")]
+    assert [row.split("`")[1] for row in rows] == [settings.WEIGHTS, settings.OFFERED, settings.OWN]
+
+
+@pytest.mark.parametrize("name", ["cifar10-small", "cifar10-large"])
+def test_what_was_measured_of_the_maps_is_quoted(name):
+    """Where there is a faithfulness.json, README has its line, and it was measured on the weights beside it."""
+    file = ROOT / "mnv3" / "weights" / name / "faithfulness.json"
+    if not file.is_file():
+        assert f"| `{name}` | deletion |" not in README
+        return
+    found = published(mnv3.load(name))
+    assert found, f"{file.name} was measured on other weights: measure again"
+    for measure in ("deletion", "insertion"):
+        areas, differences = found["areas"][measure], found["differences"][measure]
+        row = (
+            f"| `{name}` | {measure} | {found['n']:,} | {areas['evidence']:.3f} | "
+            f"{areas['random']:.3f} (p {differences['random']['p']:.3g}) | "
+            f"{areas['centred']:.3f} (p {differences['centred']['p']:.3g}) | {found['randomised']['mean']:.2f} |"
+        )
+        assert row in README.splitlines(), row
 
 
 def test_every_local_link_leads_somewhere():

@@ -385,7 +385,7 @@ def test_a_step_is_a_function_of_the_state_alone(eight):
 
 def test_every_picture_is_seen_once_in_an_epoch_and_epochs_differ(monkeypatch):
     pictures, batches = labelled(20, 20, size=32), []
-    monkeypatch.setattr(training, "augment", lambda images, random, shift: batches.append(images) or images)
+    monkeypatch.setattr(data, "augment", lambda images, *_: batches.append(images) or images)
     run = new_run(replace(FAST, epochs=2, batch_size=16), 2)
     for _ in range(4):
         train_step(run, pictures, *MIDDLE)
@@ -404,7 +404,7 @@ def test_bf16_learns_too(eight):
 def test_a_run_can_start_from_a_checkpoints_weights_with_a_new_head():
     known = mnv3.load("cifar10-small")
     for classes in (10, 3):
-        model = training.new_model(Recipe(init="cifar10-small"), Spec.of("small", 1.0, classes, 2))
+        model = training.new_model(Recipe(), Spec.of("small", 1.0, classes, 2), known)
         same = {k for k, v in model.state_dict().items() if v.shape == known.model.state_dict()[k].shape}
         assert all(torch.equal(model.state_dict()[k], known.model.state_dict()[k]) for k in same)
         new = set(model.state_dict()) - same
@@ -658,7 +658,8 @@ def differences(out, straight):
 
 def test_a_run_leaves_whole_files_and_a_row_for_each_epoch(straight):
     assert sorted(path.name for path in straight.iterdir()) == [
-        "README.md", "config.json", "gates.safetensors", "last.pt", "log.csv", "metrics.json", "model.safetensors",
+        "README.md", "config.json", "confusion.png", "curves.png", "gates.safetensors", "last.pt", "log.csv",
+        "metrics.json", "model.safetensors",
     ]  # fmt: skip
     head, *rows = (straight / "log.csv").read_text().splitlines()
     assert head.startswith("epoch,lr,train_loss") and head.endswith("seconds")
@@ -829,12 +830,12 @@ def test_a_non_finite_loss_stops_with_the_step_named_and_the_last_state_goes_on(
 ):
     out, calls = tmp_path / "run", []
 
-    def poisoned(images, random, shift):
-        calls.append(shift)
-        return augment(images, random, shift) * (float("nan") if len(calls) == 9 else 1)
+    def poisoned(*inputs):
+        calls.append(inputs)
+        return augment(*inputs) * (float("nan") if len(calls) == 9 else 1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "augment", poisoned)
+        patch.setattr(data, "augment", poisoned)
         assert train.main(arguments(folder, out)) == 1
     assert "The loss is nan at step 8 (epoch 2)" in last_line(capsys)
     assert torch.load(out / "last.pt", weights_only=True)["step"] == STEPS
@@ -985,10 +986,14 @@ def test_the_weights_that_do_better_on_held_out_pictures_are_stored(better, wors
     mostly_first = held_out.subset(torch.tensor([0, 1, 2, 3, 4, 5, 8, 16]))
     assert mostly_first.labels.bincount().tolist() == [6, 1, 1]
     run = new_run(Recipe(width=0.35, data=str(folder)), 3)
+    run.log = [dict.fromkeys(("train_top1", "heldout_top1", "heldout_top1_average"), 0.5) | {"epoch": 1, "seconds": 1}]
     networks = {"averaged": run.average.model, "newest": run.model}
     saying(networks[better], 0)
     saying(networks[worse], 2)
-    checkpoint = train.store(run, learned, mostly_first, colour_statistics(everything), "textures", tmp_path)
+    mean, std = colour_statistics(everything)
+    prepared = Preprocessing(32, 32, "bilinear", mean, std)
+    folder = train.Folder(train.Options(tmp_path), prepared, "textures", everything.classes)
+    checkpoint = train.store(run, learned, mostly_first, (torch.tensor(mean), torch.tensor(std)), folder)
     assert checkpoint.metrics["weights"] == better and checkpoint.metrics["held_out"]["top1"] == 0.75
     assert mnv3.load(tmp_path).model.classifier[3].bias.tolist() == [1e4, 0, 0]
 
@@ -1002,7 +1007,7 @@ def test_test_pictures_are_opened_only_after_the_checkpoint_is_stored(folder, tm
 
     monkeypatch.setattr(data, "open_picture", watched)
     assert train.main(arguments(folder, out, "--epochs", "1")) == 0
-    assert opened == [("train", False)] * 120 + [("test", True)] * 36
+    assert opened == [("train", False)] * 121 + [("test", True)] * 36  # of the first of them, its size
 
 
 def test_a_test_split_may_lack_a_class(folder, straight, tmp_path):
@@ -1021,22 +1026,36 @@ def test_fewer_held_out_pictures_than_classes_still_end_in_a_checkpoint(folder, 
 # ---- the command line ---------------------------------------------------------------------------------------------
 
 # other values than the defaults; numbers are changed below
-OTHER = {"variant": "large", "data": "elsewhere", "init": "cifar10-small", "precision": "bf16"}
+OTHER = {
+    "variant": "large", "data": "elsewhere", "init": "cifar10-small", "teacher": "cifar10-large", "precision": "bf16",
+    "optimiser": "adamw", "schedule": "constant", "policy": "rand",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Recipe)])
 def test_every_field_of_the_recipe_has_an_option(name):
     parser = argparse.ArgumentParser()
     training.recipe_arguments(parser)
-    default = asdict(Recipe())[name]
-    if isinstance(default, bool):
-        option = "--" + name.replace("_", "-")
-        assert vars(parser.parse_args([option]))[name] is True
-        assert vars(parser.parse_args([option.replace("--", "--no-")]))[name] is False
-        return
-    value = OTHER.get(name) or (default + 1 if isinstance(default, int) else default / 2)
-    given = vars(parser.parse_args(["--" + name.replace("_", "-"), str(value)]))
-    assert given == asdict(Recipe()) | {name: value} and type(given[name]) is type(default)
+    option, default = "--" + name.replace("_", "-"), asdict(Recipe())[name]
+    value = OTHER[name] if name in OTHER else not default if isinstance(default, bool) else default + 1
+    words = [option if value else option.replace("--", "--no-")] if isinstance(default, bool) else [option, str(value)]
+    assert vars(parser.parse_args([])) == {"recipe": "cifar"}
+    given = vars(parser.parse_args(words))
+    assert given == {"recipe": "cifar", name: value} and type(given[name]) is type(default)
+
+
+@pytest.mark.parametrize("words, found", [
+    ([], {"epochs": 18, "optimiser": "sgd"}),
+    (["--recipe", "article", "--data", "x"], {"variant": "article-large", "epochs": 10, "batch_size": 148, "lr": 1e-3}),
+    (["--recipe", "article", "--lr", "0.2"], {"optimiser": "adam", "lr": 0.2}),  # also where it is the default
+    (["--init", "cifar10-large", "--recipe", "cifar"], {"variant": "large", "init": "cifar10-large"}),
+])  # fmt: skip
+def test_the_command_line_comes_before_inits_network_and_that_before_the_recipe(words, found):
+    parser = argparse.ArgumentParser()
+    training.recipe_arguments(parser)
+    recipe, source = training.chosen_recipe(vars(parser.parse_args(words)))
+    assert found.items() <= asdict(recipe).items()
+    assert (source is not None) == bool(recipe.init)
 
 
 def test_help_shows_every_option_with_its_default(capsys):
@@ -1056,7 +1075,10 @@ def test_help_shows_every_option_with_its_default(capsys):
         ("warmup", "1.5"), ("label-smoothing", "-0.1"), ("shift", "32"), ("ema", "1.0"), ("norm-momentum", "0.0"),
         ("seed", "-1"), ("size", "7"), ("weight-decay", "inf"), ("holdout", "0"), ("holdout", "120"), ("width", "0"),
         ("width", "nan"), ("strides", "77"), ("strides", "-1"), ("variant", "medium"), ("batch-size", "97"),
-        ("device", "toaster"), ("precision", "int4"), ("init", "cifar10-large"),
+        ("device", "toaster"), ("precision", "int4"), ("teacher", "cifar10-large"),
+        ("optimiser", "lion"), ("schedule", "step"), ("policy", "auto"), ("accumulate", "3"), ("dropout", "1.0"),
+        ("teacher-weight", "2.0"), ("temperature", "0.0"), ("erase", "nan"), ("mixup", "-1.0"), ("cutmix", "inf"),
+        ("smallest-crop", "0.0"), ("variant", "article-large"),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_one_sentence_and_status_2(option, value, folder, tmp_path, capsys):
@@ -1084,4 +1106,4 @@ def test_words_that_argparse_refuses_end_in_status_2(words, folder, tmp_path, ca
 
 def test_a_data_folder_that_is_not_there_is_one_sentence(tmp_path, capsys):
     assert train.main(arguments(tmp_path / "nowhere", tmp_path / "run")) == 2
-    assert "no folder train/" in last_line(capsys)
+    assert "`data` (='nowhere') is no folder here" in last_line(capsys)

@@ -1,0 +1,212 @@
+"""What the Models tab shows: what can be chosen, accuracy against cost, training curves, as HTML whole in itself.
+
+Figures come from metrics files, which may be a stranger's, and are looked at before they are believed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from . import engine
+from .catalogue import IMAGENET, TIMM, TORCHVISION, Entry
+from .checkpoints import Checkpoint
+from .errors import InputError
+from .own import is_own, kept
+from .plot import Axis, Line, Point, legend, lines, numbers, percent, powers, scatter
+from .tables import Spec, multiply_adds, parameters
+
+VALIDATION = "validation pictures, as published"
+TIMM_TOP1 = {  # as timm publishes them with the weights; 50,000 validation pictures
+    "timm/mobilenetv3_large_100.ra_in1k": 0.75784,
+    "timm/mobilenetv3_large_100.miil_in21k_ft_in1k": 0.77920,
+    "timm/mobilenetv3_small_100.lamb_in1k": 0.67636,
+}
+STATES = {"here": "here", "download": "to fetch", "failed": "failed"}
+TO_FETCH = "To fetch: choose it in the list Weights, and a button appears."
+MOST_ROWS = 5_000  # of a log that are drawn
+CSS = """
+.mnv3 table.models { table-layout: auto; } .mnv3 table.models td, .mnv3 table.models th { overflow-wrap: break-word; }
+.mnv3 table.models td:nth-child(3) { min-width: 110px; }
+.mnv3 table.models td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
+@media (max-width: 640px) {
+  .mnv3 table.models, .mnv3 table.models tbody, .mnv3 table.models tr { display: block; }
+  .mnv3 table.models thead { display: none; }
+  .mnv3 table.models tr { padding: 6px 0; border-bottom: 1px solid var(--border-color-primary) !important; }
+  .mnv3 table.models td.number { white-space: normal; }
+  .mnv3 table.models td small { display: inline; } .mnv3 table.models td small::before { content: " "; }
+  .mnv3 table.models th, .mnv3 table.models td { display: block; border: 0 !important; padding: 1px 4px; }
+  .mnv3 table.models td:not(:empty)::before { content: attr(data-label) ": "; opacity: .75; }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of one entry without fetching anything; `spec` None where it can't be read."""
+
+    entry: Entry
+    title: str
+    spec: Spec | None
+    side: int = 0
+    data: str = ""  # what it was trained on
+    measured_on: str = ""  # whose pictures result speaks of
+    result: dict | None = None  # top1, n, pictures
+    log: list[dict] = field(default_factory=list)
+
+    @property
+    def multiply_adds(self) -> int:
+        return multiply_adds(self.spec, self.side)
+
+
+def models(entries: Sequence[Entry]) -> list[Model]:
+    """The entries with what their config and metrics say; one that can't be read says why."""
+    return [_model(entry) for entry in entries]
+
+
+def _model(entry: Entry) -> Model:
+    if entry.name in TORCHVISION or entry.name in TIMM:
+        top1 = TIMM_TOP1[entry.name] if entry.name in TIMM else _torchvision_top1(entry.name)
+        result = {"top1": top1, "n": 50_000, "pictures": VALIDATION}
+        data = f"ImageNet-21k, then {IMAGENET}" if "in21k" in entry.name else IMAGENET
+        return Model(entry, entry.title, Spec.of(entry.variant), 224, data, "ImageNet-1k", result)
+    try:
+        checkpoint = kept(entry.name) if is_own(entry.name) else engine.checkpoint(entry.name)
+    except InputError as error:
+        return Model(Entry(**{**vars(entry), "state": "failed", "why": str(error)}), entry.title, None)
+    side, data, result = checkpoint.preprocessing.crop, checkpoint.data, checkpoint.measured()
+    return Model(entry, entry.title, checkpoint.spec, side, data, data, result, log_of(checkpoint))
+
+
+def _torchvision_top1(name: str) -> float:
+    from torchvision import models as zoo  # late: the start needs none of it
+
+    source = TORCHVISION[name]
+    weights = zoo.get_weight(f"MobileNet_V3_{source.variant.title()}_Weights.{source.weights}")
+    return weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100
+
+
+def overview(found: Sequence[Model]) -> str:
+    """Table, plots of accuracy against cost, and training curves."""
+    return (
+        f'<div class="mnv3">{table(found)}<p><small>{TO_FETCH}</small></p>'
+        f'<h3>Accuracy against cost</h3>{accuracy_against_cost(found)}'
+        f"<h3>How they were trained</h3>{training_curves(found)}</div>"
+    )
+
+
+def table(found: Sequence[Model]) -> str:
+    """A row per entry, those here first. top-1 always stands with its n and its pictures."""
+    names = ("Model", "Trained on", "top-1", "Parameters", "Multiply-adds", "MB", "State")
+    rows = "".join(_row(model, names) for model in sorted(found, key=lambda model: model.entry.state != "here"))
+    head = "".join(f"<th>{name}</th>" for name in names)
+    return f"<table class='models'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _row(model: Model, names: Sequence[str]) -> str:
+    entry, spec = model.entry, model.spec
+    below = "seen by you alone" if is_own(entry.name) else escape(entry.name)
+    title = f"{escape(model.title)}<small>{below}</small>"
+    state = STATES.get(entry.state, escape(entry.state)) + (f"<small>{escape(entry.why)}</small>" if entry.why else "")
+    cells = ["", "", "", "", f"{entry.megabytes:.1f}", state]
+    if spec:
+        accuracy = "not measured"
+        if model.result:
+            pictures = f"{model.result['n']:,} {escape(str(model.result['pictures']))}"
+            accuracy = f"{model.result['top1']:.1%}<small>on {pictures}</small>"
+        size = f"{escape(spec.variant.title())}, width {spec.width:g}"
+        cells[:4] = [
+            escape(model.data), accuracy, f"{parameters(spec):,}<small>{size}</small>",
+            f"{model.multiply_adds / 1e6:,.1f} M<small>at {model.side}×{model.side}</small>",
+        ]  # fmt: skip
+    kinds = ("", "", " class='number'", " class='number'", " class='number'", "")
+    tds = "".join(f"<td{k} data-label='{n}'>{c}</td>" for k, n, c in zip(kinds, names[1:], cells, strict=True))
+    return f"<tr><th scope='row'>{title}</th>{tds}</tr>"
+
+
+def accuracy_against_cost(found: Sequence[Model]) -> str:
+    """A plot for each set of pictures that at least two were measured on: accuracies on others can't be compared."""
+    groups: dict[tuple, list[Model]] = {}
+    for model in found:
+        if model.spec and model.result:
+            groups.setdefault(_measured_on(model), []).append(model)
+    drawn = [_cost_plot(key, group) for key, group in groups.items() if len(group) > 1]
+    single = [group[0].title for group in groups.values() if len(group) == 1]
+    words = "<p><small>One plot for each set of pictures: accuracies on different pictures don't go on one axis."
+    if single:
+        words += f" Alone on its pictures, and so not drawn: {escape(', '.join(single))}."
+    if not drawn:
+        return "<p>No two of these networks were measured on the same pictures, so there is nothing to plot.</p>"
+    return f"<div class='charts'>{''.join(drawn)}</div>{words}</small></p>"
+
+
+def _measured_on(model: Model) -> tuple:
+    return model.measured_on, model.result["n"], model.result["pictures"]
+
+
+def _cost_plot(key: tuple, group: Sequence[Model]) -> str:
+    data, n, pictures = key
+    points = [Point(m.multiply_adds / 1e6, m.result["top1"], _short(m), is_own(m.entry.name)) for m in group]
+    xs, ys = [p.x for p in points], [p.y for p in points]
+    x, y = powers("million multiply-adds", min(xs), max(xs)), percent("top-1", min(ys) - 0.01, min(1, max(ys) + 0.01))
+    told = "; ".join(f"{p.label} {p.y:.1%} at {p.x:,.1f} million" for p in points)
+    plot = scatter(f"top-1 against multiply-adds: {told}", points, x, y)
+    caption = f"<figcaption>{escape(data)}<small>top-1 on {n:,} {escape(pictures)}</small></figcaption>"
+    return f"<figure>{caption}{plot}</figure>"
+
+
+def _short(model: Model) -> str:
+    """'Large · timm': the plot's title says the rest."""
+    name, _, family = model.title.partition(" · ")
+    label = f"{name} · {family.rpartition(' · ')[2]}" if not is_own(model.entry.name) else model.title
+    return label if len(label) <= 34 else label[:33] + "…"
+
+
+def log_of(checkpoint: Checkpoint) -> list[dict]:
+    """The rows of metrics.json's log, each a dict of finite numbers; what is anything else is left out."""
+    log = checkpoint.metrics.get("log")
+    rows = log[:MOST_ROWS] if isinstance(log, list) else []
+    return [
+        {k: float(v) for k, v in row.items() if type(v) in (int, float) and abs(v) < 1e9 and math.isfinite(v)}
+        for row in rows
+        if isinstance(row, dict)
+    ]
+
+
+SHARES = {"heldout_top1_average": "held out, averaged weights", "heldout_top1": "held out", "train_top1": "training"}
+
+
+def training_curves(found: Sequence[Model]) -> str:
+    """Accuracy and loss by epoch of each that brings a log; in words if none does."""
+    drawn = [(model, figures) for model in found if (figures := _curves(model))]
+    if not drawn:
+        return "<p>None of these brings the log of its training.</p>"
+    keys = legend([Line(name, (), (), look) for look, name in enumerate(SHARES.values())])
+    parts = [f"<h4>{escape(model.title)}</h4><div class='charts'>{figures}</div>" for model, figures in drawn]
+    return f"{keys}{''.join(parts)}<p><small>Training accuracy is on augmented pictures: it may lie below.</small></p>"
+
+
+def _curves(model: Model) -> str:
+    shares = [_series(model.log, key, name, look) for look, (key, name) in enumerate(SHARES.items())]
+    shares = [curve for curve in shares if all(0 <= y <= 1 for y in curve.ys)]
+    losses = [_series(model.log, "train_loss", "training loss", 2)]
+    return _curve_plot(model, "top-1", shares, percent) + _curve_plot(model, "training loss", losses, numbers)
+
+
+def _series(log: list[dict], key: str, name: str, look: int) -> Line:
+    rows = sorted((row["epoch"], row[key]) for row in log if "epoch" in row and key in row)
+    return Line(name, [epoch for epoch, _ in rows], [value for _, value in rows], look)
+
+
+def _curve_plot(model: Model, what: str, curves: Sequence[Line], axis: Callable[[str, float, float], Axis]) -> str:
+    """'' where no curve has two points."""
+    curves = [curve for curve in curves if len(curve.xs) > 1]
+    if not curves:
+        return ""
+    xs, ys = ([v for curve in curves for v in getattr(curve, side)] for side in ("xs", "ys"))
+    ends = "; ".join(f"{curve.name} ends at {curve.ys[-1]:.3g}" for curve in curves)
+    title = f"{what} of {model.title} by epoch: {ends}"
+    plot = lines(title, curves[::-1], numbers("epoch", min(xs), max(xs)), axis("", min(ys), max(ys)))
+    return f"<figure><figcaption>{what}</figcaption>{plot}</figure>"

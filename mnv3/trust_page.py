@@ -1,0 +1,208 @@
+"""What the Trust tab shows: one map's trial as curves, tables and sentences, in HTML that is whole in itself."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+
+from .explain import Explanation
+from .faithfulness import CONTROLS, MEASURES, NETS, RANDOM_MAPS, STEPS, Trial
+from .page import img, signed
+from .plot import Line, legend, lines, numbers, percent
+from .render import evidence_overlay
+
+NAMES = {
+    "evidence": "class evidence", "centred": "a Gaussian at the centre", "random": f"mean of {RANDOM_MAPS} random maps",
+}  # fmt: skip
+SHORT = {"evidence": "Evidence", "centred": "Gaussian", "random": "Random"}
+LOOKS = {"evidence": 0, "centred": 1, "random": 2}
+NEAR = 0.02  # areas that differ by less are called alike
+FASTER, ALIKE, SLOWER = "faster than", "about as fast as", "more slowly than"
+START = "Press ‘Test this map’ to see whether the class evidence of this picture can be trusted. It takes some seconds."
+CSS = """
+.mnv3 .charts { display: flex; flex-wrap: wrap; gap: 8px 24px; margin: 6px 0; } .mnv3 .charts figure { flex: 1 1 300px;
+  max-width: 400px; min-width: 0; }
+.mnv3 .charts figcaption { min-height: 0; font-weight: 600; } .mnv3 .maps { display: flex; flex-wrap: wrap; gap: 10px; }
+.mnv3 .maps figure { width: 92px; } .mnv3 .maps img { width: 92px; border-radius: 4px; }
+.mnv3 .maps figcaption { min-height: 0; font-size: 12px; } .mnv3 h3 { font-size: 15px; margin: 14px 0 2px; }
+.mnv3 .none { width: 92px; height: 92px; display: flex; align-items: center; text-align: center; font-size: 11px;
+  background: var(--background-fill-secondary); border-radius: 4px; }
+.mnv3 table.areas :is(th, td) { overflow-wrap: normal; }
+.mnv3 ul { margin: 4px 0; padding-left: 18px; list-style: disc; } .mnv3 table.areas { max-width: 640px; }
+#trust .pending .mnv3 { visibility: hidden; }
+.mnv3 .verdict { font-size: 14px; }
+"""
+
+
+def trust(explanation: Explanation, index: int, trial: Trial, published: dict | None = None) -> str:
+    """The whole answer: deletion and insertion, randomised weights, what was measured on many pictures, protocol."""
+    name, label = escape(explanation.checkpoint.name), escape(explanation.checkpoint.labels[index])
+    height, width = trial.evidence.shape
+    return (
+        f'<div class="mnv3"><p>The map on trial: evidence for ‘{label}’ in this picture by <b>{name}</b>, '
+        f"{height}×{width} cells.</p>"
+        "<h3>Does the map find the pixels that the answer hangs on?</h3>"
+        f"{_verdicts(explanation, index, trial)}{_charts(trial, explanation.checkpoint.labels[index])}{_areas(trial)}"
+        "<h3>Does the map depend on what the network learned?</h3>"
+        f"{_randomised(explanation, trial)}"
+        f"<h3>On many pictures</h3>{_published(published)}{PROTOCOL}</div>"
+    )
+
+
+def _charts(trial: Trial, label: str) -> str:
+    shares = np.linspace(0, 1, STEPS + 1)
+    figures, drawn = [], []
+    for measure, done in zip(MEASURES, ("deleted", "inserted"), strict=True):
+        drawn = []
+        for kind, look in LOOKS.items():
+            rows = getattr(trial.curves, measure)[kind]
+            band = list(zip(rows.min(0), rows.max(0), strict=True)) if len(rows) > 1 else None
+            drawn.append(Line(NAMES[kind], shares, rows.mean(0), look, band))
+        areas = ", ".join(f"{NAMES[kind]} {trial.curves.areas(measure, kind).mean():.2f}" for kind in LOOKS)
+        title = f"Curves of {measure}: p of {label} over the share of pixels {done}; areas: {areas}"
+        better = "lower is better" if measure == "deletion" else "higher is better"
+        plot = lines(title, drawn[::-1], percent(f"share of pixels {done}"), numbers("", 0, 1))
+        figures.append(
+            f"<figure><figcaption>{measure.title()}<small>p(‘{escape(label)}’), {better}</small></figcaption>"
+            f"{plot}</figure>"
+        )
+    return f"{legend(drawn)}<div class='charts'>{''.join(figures)}</div>"
+
+
+def _areas(trial: Trial) -> str:
+    head = "".join(f"<th>{SHORT[kind]}</th>" for kind in LOOKS)
+    rows = []
+    for measure, better in zip(MEASURES, ("smaller", "larger"), strict=True):
+        cells = "".join(f"<td>{_area(trial.curves.areas(measure, kind))}</td>" for kind in LOOKS)
+        rows.append(f"<tr><th scope='row'>{measure}<small>{better} is better</small></th>{cells}</tr>")
+    return (
+        f"<table class='areas'><thead><tr><th>Area</th>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _area(areas: np.ndarray) -> str:
+    spread = f"<small>{areas.min():.3f} to {areas.max():.3f}</small>" if len(areas) > 1 else ""
+    return f"{areas.mean():.3f}{spread}"
+
+
+def _verdicts(explanation: Explanation, index: int, trial: Trial) -> str:
+    """One sentence a measure, and what takes the ground from under it."""
+    sentences = [_verdict(trial, measure) for measure in MEASURES]
+    label = explanation.checkpoint.labels[index]
+    blank, blurred = trial.curves.deletion["evidence"][0, -1], trial.curves.insertion["evidence"][0, 0]
+    if blurred > 0.5:
+        sentences.append(
+            f"Even blurred, the picture is ‘{label}’ with p {blurred:.2f}: there is little left for insertion to show."
+        )
+    if blank > 0.5:
+        sentences.append(
+            f"An even colour alone is ‘{label}’ with p {blank:.2f}: there is little for deletion to take away."
+        )
+    own = explanation.probabilities[index]
+    if own < 0.2:
+        sentences.append(
+            f"The network gives ‘{label}’ only p {own:.2f} in this picture, so areas are small whatever the map: "
+            "they say most for a likely class."
+        )
+    return f"<ul class='verdict'>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>"
+
+
+def _verdict(trial: Trial, measure: str) -> str:
+    """'Deletion: by this map p falls faster than by the random ones (0.21 against 0.35) and about as fast as …'"""
+    own = float(trial.curves.areas(measure, "evidence")[0])
+    sign, what = (-1, "falls") if measure == "deletion" else (1, "returns")
+    outcome, told = {}, {}
+    for control in CONTROLS:
+        other = float(trial.curves.areas(measure, control).mean())
+        gain = sign * (own - other)
+        outcome[control] = ALIKE if abs(gain) < NEAR else FASTER if gain > 0 else SLOWER
+        told[control] = f"{own:.2f} against {other:.2f}"
+    if outcome["random"] != FASTER:
+        meaning = "it does not point at what the answer hangs on"
+    elif outcome["centred"] == FASTER:
+        meaning = "it knows more than that things stand in the middle"
+    else:
+        guess = "as good a" if outcome["centred"] == ALIKE else "the better"
+        meaning = f"better than chance, but the middle of the picture is {guess} guess"
+    return (
+        f"{measure.title()}: by this map p {what} {outcome['random']} by the random ones ({told['random']}) and "
+        f"{outcome['centred']} by a Gaussian at the centre ({told['centred']}): {meaning}."
+    )
+
+
+def _randomised(explanation: Explanation, trial: Trial) -> str:
+    cells = trial.evidence.size
+    chance = 1 / np.sqrt(cells - 1)  # standard deviation of Spearman's coefficient without any relation
+    figures = [_map(explanation, trial.evidence, "as learned", "1")]
+    for number, (values, correlation) in enumerate(trial.randomised, 1):
+        words = "–" if np.isnan(correlation) else signed(correlation, 2)
+        figures.append(_map(explanation, values, f"randomised {number}", words))
+    return (
+        f"<p class='verdict'>{_dependence(trial.correlation, chance)}</p><div class='maps'>{''.join(figures)}</div>"
+        f"<p><small>Rank correlation with the map as learned: 1 is the same order of cells, 0 no relation. Two maps of "
+        f"{cells} cells that have nothing in common still differ from 0 by ±{chance:.2f} (one standard deviation). "
+        "A low figure is needed but proves little: it says that the map depends on the weights, not that it is right. "
+        "What a network can't help seeing, such as edges and where the things stand, may keep the figure above 0."
+        "</small></p>"
+    )
+
+
+def _dependence(correlation: float, chance: float) -> str:
+    if np.isnan(correlation):
+        return "The randomised networks have no evidence for this class anywhere, so there is nothing to compare."
+    said = f"Mean rank correlation with the maps of {NETS} randomised networks: <b>{signed(correlation, 2)}</b>"
+    if correlation > 0.5:
+        return f"{said}. The map hardly changes when all that was learned is lost: it can't be the network's reason."
+    if abs(correlation) > 2 * chance / np.sqrt(NETS):
+        return f"{said}. The map depends on the weights in part; some of it comes from the picture alone."
+    return f"{said}. The map changes with the weights as much as chance would have it, as it should."
+
+
+def _map(explanation: Explanation, values: np.ndarray, name: str, correlation: str) -> str:
+    overlay = evidence_overlay(explanation.picture, values, 128)
+    words = f"Evidence map {name}, rank correlation {correlation}"
+    drawn = "<div class='none'>0 everywhere</div>" if overlay is None else img(overlay, words, "smooth")
+    return f"<figure>{drawn}<figcaption>{name}<small>rank correlation {correlation}</small></figcaption></figure>"
+
+
+def _published(found: dict | None) -> str:
+    if not found:
+        return (
+            "<p>Nothing was measured on many pictures for these weights. One picture is one draw: "
+            "<code>python -m mnv3.faithfulness</code> measures as many as you have.</p>"
+        )
+    rows = []
+    for measure in MEASURES:
+        areas, differences = found["areas"][measure], found["differences"][measure]
+        cells = f"<td>{areas['evidence']:.3f}</td>"
+        for control in ("centred", "random"):
+            p = differences[control]["p"]
+            cells += f"<td>{areas[control]:.3f}<small>p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}</small></td>"
+        rows.append(f"<tr><th scope='row'>{measure}</th>{cells}</tr>")
+    head = "".join(f"<th>{SHORT[kind]}</th>" for kind in LOOKS)
+    machine = found.get("machine") if isinstance(found.get("machine"), dict) else {}
+    where = f"{machine.get('hardware', 'a machine unknown')}, torch {machine.get('torch', 'unknown')}"
+    return (
+        f"<table class='areas'><thead><tr><th>Mean area<small>{found['n']:,} test pictures</small></th>{head}</tr>"
+        f"</thead><tbody>{''.join(rows)}</tbody></table>"
+        "<p><small>For each picture's likeliest class. p: how often a mean difference from class evidence is as large "
+        "by chance (paired sign-flip test). Rank correlation with the maps of "
+        f"{found['randomised']['nets']} randomised networks: {signed(found['randomised']['mean'], 2)} on average. "
+        f"Measured on {escape(where)}.</small></p>"
+    )
+
+
+PROTOCOL = f"""<h3>How this was measured, and what it can't say</h3><ul>
+<li>Deletion and insertion (Petsiuk et al. 2018): the map is enlarged to the network's picture, as the page shows it,
+and its pixels are taken highest first in {STEPS} equal steps. Deletion puts the picture's mean colour in their place;
+insertion brings them back into a blurred picture (Gaussian, an eighth of the side). The area is that under p over the
+share of pixels, by the trapezoid rule. Grey: from the lowest to the highest of the random maps.</li>
+<li>Half-deleted pictures look like nothing the network was trained on, so p may fall because they are odd. The controls
+meet the same oddity; what counts is the distance to them, and the areas alone say little.</li>
+<li>Of the Gaussian only the order counts. Photographs show their things in the middle, so it is a strong control, and a
+map of few cells may not beat it.</li>
+<li>Randomised weights (Adebayo et al. 2018): the values of every learned tensor are permuted, and BatchNorm's
+statistics taken anew from the example pictures; without that such a network answers the same to everything.</li>
+</ul>"""

@@ -1,0 +1,183 @@
+"""What a visitor waits for: python -m tests.benchmarks.click [--write]
+
+A 12-megapixel JPEG goes in through gradio_client and every view of Look comes out, beside the same server answering the
+same upload with a constant: Gradio's own round trip, which is the floor. In turns; medians in milliseconds. Networks
+of full size at 224×224 with random weights, since the bundled ones are small and nothing is fetched here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+RESULT = Path(__file__).with_name("click.json")
+ROOT = Path(__file__).parent.parent.parent
+ROUNDS = 15
+SERVER = """
+import sys
+import gradio as gr
+import app
+from mnv3 import engine
+from tests.benchmarks.speed import checkpoint
+nets = {name: checkpoint(name.lower()) for name in app.VARIANTS}
+app.opened = lambda model, weights: nets[model]
+for net in nets.values():
+    engine.fast(net, wait=True)
+shown = []
+def look(image, model):
+    shown[:] = app.show("look", image, model, "", None, None)[:4]
+    return shown
+def compare(image):
+    return app.show("compare", image, "Large", "", None, None)[4]
+with gr.Blocks(analytics_enabled=False) as demo:
+    image, model = app.picture_input(), gr.Textbox()
+    outputs, button = [gr.Label(), gr.HTML(), gr.HTML(), gr.HTML()], gr.Button()
+    button.click(look, [image, model], outputs, api_name="look")
+    button.click(lambda image, model: shown, [image, model], outputs, api_name="constant")
+    button.click(compare, image, gr.HTML(), api_name="compare")
+demo.launch(server_port=int(sys.argv[1]), quiet=True, ssr_mode=False)
+"""
+
+
+def photograph(folder: Path) -> Path:
+    """4000 × 3000 pixels with detail at every scale, about as heavy as a phone's."""
+    random, size = np.random.default_rng(0), (4000, 3000)
+    scene = np.zeros((size[1], size[0], 3), np.float32)
+    for cells, weight in ((6, 1.0), (40, 0.5), (300, 0.25), (1500, 0.08)):
+        coarse = random.integers(0, 256, (cells * 3 // 4, cells, 3), dtype=np.uint8)
+        scene += weight * np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), np.float32)
+    path = folder / "photograph.jpg"
+    Image.fromarray((scene / 1.83).clip(0, 255).astype(np.uint8)).save(path, quality=88)
+    return path
+
+
+def through_the_client(path: Path) -> dict[str, list[float]]:
+    """Milliseconds of each way in each round."""
+    from gradio_client import Client, handle_file
+
+    port = 47860
+    with subprocess.Popen([sys.executable, "-c", SERVER, str(port)], cwd=ROOT) as server:
+        try:
+            client = waited_for(lambda: Client(f"http://127.0.0.1:{port}", verbose=False))
+            ways = {
+                "look, Large": lambda: client.predict(handle_file(path), "Large", api_name="/look"),
+                "constant": lambda: client.predict(handle_file(path), "Large", api_name="/constant"),
+                "look, Small": lambda: client.predict(handle_file(path), "Small", api_name="/look"),
+                "compare": lambda: client.predict(handle_file(path), api_name="/compare"),
+            }
+            taken = {name: [] for name in ways}
+            for number in range(ROUNDS + 2):
+                for name, way in ways.items():
+                    began = time.perf_counter()
+                    way()
+                    if number >= 2:
+                        taken[name].append(1000 * (time.perf_counter() - began))
+            return taken
+        finally:
+            server.terminate()
+
+
+def waited_for(connect, seconds: float = 90):
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return connect()
+        except Exception:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+def parts(path: Path) -> dict[str, float]:
+    """One click in this process, part by part: medians of milliseconds."""
+    import app
+    from mnv3 import detail, engine, explain, images, page
+    from tests.benchmarks.speed import checkpoint
+
+    net = checkpoint("large")
+    engine.fast(net, wait=True)
+    app.opened = lambda model, weights: net
+    picture = images.open_picture(str(path))
+    explanation = explain.explain(net, picture)
+    ways = {
+        "the whole handler": lambda: app.show("look", str(path), "Large", "", None, None),
+        "decoding the picture": lambda: images.open_picture(str(path)),
+        "resizing and normalising": lambda: net.preprocessing.tensor(net.preprocessing.picture(picture)),
+        "the network: causal batch, then alone": lambda: explain.explain_seen(net, explanation.picture),
+        "pictures of the page": lambda: page.pictures(explanation, 0),
+        "the panel": lambda: page.panel(explanation, 0),
+    }
+    assert detail
+    taken = {name: [] for name in ways}
+    for number in range(ROUNDS + 2):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            if number >= 2:
+                taken[name].append(1000 * (time.perf_counter() - began))
+    return {name: round(statistics.median(times), 1) for name, times in taken.items()}
+
+
+def start() -> dict[str, float]:
+    """Seconds from the command to a page that answers, beside the imports alone."""
+    import urllib.request
+
+    def page() -> float:
+        began = time.perf_counter()
+        environment = {**os.environ, "GRADIO_SERVER_PORT": "47861"}
+        command = [sys.executable, "app.py"]
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as server:
+            waited_for(lambda: urllib.request.urlopen("http://127.0.0.1:47861/", timeout=5).read())
+            taken = time.perf_counter() - began
+            server.terminate()
+        return taken
+
+    def imports() -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import torch, gradio"], check=True)
+        return time.perf_counter() - began
+
+    rounds = [(page(), imports()) for _ in range(5)][1:]
+    return {
+        "page answers": round(statistics.median(p for p, _ in rounds), 2),
+        "import torch, gradio": round(statistics.median(i for _, i in rounds), 2),
+        "ratio": round(statistics.median(p / i for p, i in rounds), 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"keep the result as {RESULT.name}")
+    given = parser.parse_args()
+    import torch
+
+    from train import machine
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = photograph(Path(folder))
+        taken = through_the_client(path)
+        pairs = zip(taken["look, Large"], taken["constant"], strict=True)
+        result = {
+            "machine": machine(torch.device("cpu")), "picture": f"4000×3000 JPEG, {path.stat().st_size / 1e6:.1f} MB",
+            "milliseconds": {name: round(statistics.median(times), 1) for name, times in taken.items()},
+            "look, Large / constant": round(statistics.median(a / b for a, b in pairs), 2),
+            "parts of a click": parts(path), "seconds to start": start(), "n": ROUNDS,
+        }  # fmt: skip
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    print(text, end="")
+    if given.write:
+        RESULT.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

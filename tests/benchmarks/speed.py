@@ -1,0 +1,171 @@
+"""How fast the explanation is, beside what else there is: python -m tests.benchmarks.speed [--write]
+
+Everything takes turns in one process, so that whatever else the machine does falls on all alike; the first rounds are
+left out. Medians in milliseconds, and ratios of each round's neighbours. --write keeps the result as speed.json, which
+the README quotes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mnv3 import engine, graph
+from mnv3.checkpoints import Checkpoint
+from mnv3.explain import keep_rows
+from mnv3.images import Preprocessing
+from mnv3.model import MobileNetV3
+from train import machine
+
+RESULT = Path(__file__).with_name("speed.json")
+ROUNDS, SETTLE, CALLS, BATCH = 12, 3, 5, 64
+
+
+class Bare(graph._Writer):
+    """The same network with nothing but logits: what any program that runs it must do."""
+
+    def inputs(self):
+        return super().inputs()[:1]
+
+    def split_keep(self):
+        pass
+
+    def gate(self, h, layer, block, positive):
+        return self.node("Mul", h, self.gates(h, layer))
+
+    def model(self):
+        model = super().model()
+        del model.graph.output[0]  # the last map
+        return model
+
+
+class BareSession:
+    def __init__(self, model):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = 2, 3
+        written = Bare(model).model().SerializeToString()
+        self.session = onnxruntime.InferenceSession(written, options, ["CPUExecutionProvider"])
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self.session.run(["logits"], {"images": images})[0]
+
+
+def checkpoint(variant: str) -> Checkpoint:
+    """The network at its full size: weights don't change how long it takes, but subnormal numbers would."""
+    torch.manual_seed(0)
+    model = MobileNetV3(variant)
+    with torch.no_grad():
+        model.train()(torch.randn(16, 3, 224, 224))
+        for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            norm.momentum = None
+            norm.reset_running_stats()
+        model(torch.randn(16, 3, 224, 224))
+    prepared = Preprocessing(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    labels = tuple(map(str, range(1000)))
+    return Checkpoint(f"random {variant}", model.eval().requires_grad_(False), labels, prepared, "nothing")
+
+
+def torchvision_with_hooks(variant: str, ours: MobileNetV3):
+    """torchvision's network in eager mode, gates and the inputs of SE blocks collected by forward hooks."""
+    from torchvision import models
+    from torchvision.ops import SqueezeExcitation
+
+    model = getattr(models, f"mobilenet_v3_{variant}")().eval()
+    model.load_state_dict(ours.state_dict())
+    kept = []
+    for module in model.modules():
+        if isinstance(module, SqueezeExcitation):
+            module.scale_activation.register_forward_hook(lambda _, inputs, out: kept.append(out))
+
+    def run(images):
+        kept.clear()
+        return model(images)
+
+    return run
+
+
+def timm_eager(variant: str):
+    import timm
+
+    return timm.create_model(f"mobilenetv3_{variant}_100").eval()
+
+
+def turns(ways: dict, rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Milliseconds of every way in every round: the median of its calls, after a few in which the threads of whoever
+    ran before stop waiting for work."""
+    taken = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            calls = []
+            for _ in range(SETTLE + CALLS):
+                began = time.perf_counter()
+                way()
+                calls.append(1000 * (time.perf_counter() - began))
+            if number:
+                taken[name].append(statistics.median(calls[SETTLE:]))
+    return taken
+
+
+def against(taken: dict[str, list[float]], name: str, other: str, times: float = 1) -> float:
+    """The median over rounds of one way's time in units of another's."""
+    return round(statistics.median(a / (times * b) for a, b in zip(taken[name], taken[other], strict=True)), 2)
+
+
+@torch.inference_mode()
+def engines(variant: str) -> dict:
+    ours = checkpoint(variant)
+    began = time.perf_counter()
+    session = engine.fast(ours, wait=True)
+    prepared = time.perf_counter() - began
+    one = torch.randn(1, 3, 224, 224)
+    blocks = len(ours.model.gated)
+    rows, keep = one.expand(blocks + 2, -1, -1, -1), keep_rows(blocks)
+    reference = [np.full(c, 0.5, np.float32) for c in ours.model.channels]
+    bare, hooks, timm = BareSession(ours.model), torchvision_with_hooks(variant, ours.model), timm_eager(variant)
+    array, many = one.numpy(), torch.randn(BATCH, 3, 224, 224)
+    np.testing.assert_allclose(bare(array), session.logits(one), rtol=1e-3, atol=1e-4)
+    taken = turns({
+        "bare ONNX Runtime": lambda: bare(array),
+        "ours: logits, gates, energies, features": lambda: session.run(one, None, None),
+        "ours: logits alone": lambda: session.logits(one),
+        "ours: the causal batch": lambda: session.run(rows, keep, reference),
+        "torchvision eager with hooks": lambda: hooks(one),
+        "timm eager": lambda: timm(one),
+        "ours in torch": lambda: engine._in_torch(ours, one, None, None),
+    })  # fmt: skip
+    batch = turns({"bare": lambda: bare(many.numpy()), "ours": lambda: session.run(many, None, None)}, 5)
+    whole, causal = "ours: logits, gates, energies, features", "ours: the causal batch"
+    return {
+        "milliseconds": {name: round(statistics.median(times), 2) for name, times in taken.items()},
+        "explained / bare": against(taken, whole, "bare ONNX Runtime"),
+        "explained / torchvision with hooks": against(taken, whole, "torchvision eager with hooks"),
+        "causal batch / (L + 2) bare": against(taken, causal, "bare ONNX Runtime", blocks + 2),
+        f"explained / bare, batch {BATCH}": against(batch, "ours", "bare"),
+        "seconds to prepare": round(prepared, 2), "n": ROUNDS * CALLS,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"keep the result as {RESULT.name}")
+    given = parser.parse_args()
+    import onnxruntime
+
+    result = {"machine": machine(torch.device("cpu")) | {"onnxruntime": onnxruntime.__version__}}
+    result |= {variant: engines(variant) for variant in ("large", "small")}
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    print(text, end="")
+    if given.write:
+        RESULT.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The fast engine answers what torch answers, or does not serve."""
+
+import gc
+import logging
+import random
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import mnv3
+from mnv3 import engine, graph
+from mnv3.article import ArticleSpec, network
+from mnv3.catalogue import bundled_names
+from mnv3.checkpoints import Checkpoint
+from mnv3.images import Preprocessing
+from mnv3.tables import SMALL, Spec
+
+SPECS = {
+    "Large": Spec.of("large", 0.5, 10, 2),
+    "Small": Spec.of("small", 0.5, 10, 2),
+    "minimalistic, without SE": Spec.of("small", 0.5, 10, 2, minimalistic=True),
+    "one SE block": replace(
+        Spec.of("small", 1.0, 10, 2), rows=tuple(row._replace(se=i == 4) for i, row in enumerate(SMALL))
+    ),
+    "sigmoid gates and timm's eps": replace(Spec.of("small", 0.5, 10, 2), gate="sigmoid", eps=1e-5),
+    "the article's Large": ArticleSpec("article-large", 10),
+}
+
+
+@pytest.fixture(scope="module")
+def nets(structured, recalibrated):
+    """Checkpoints of every kind whose answers differ from picture to picture."""
+    torch.manual_seed(0)
+    prepared = Preprocessing(32, 32, "bilinear", (0.5,) * 3, (0.25,) * 3)
+    return {
+        name: Checkpoint(name, recalibrated(network(spec), structured(32, 64)), tuple("abcdefghij"), prepared, "scenes")
+        for name, spec in SPECS.items()
+    }
+
+
+def both(checkpoint, inputs, held=True):
+    """The same pass in ONNX Runtime and in torch, every second block of every second row held at its reference."""
+    channels = checkpoint.model.channels
+    keep = reference = None
+    if held and channels:
+        keep = (np.add.outer(np.arange(len(inputs)), np.arange(len(channels))) % 2).astype(np.float32)
+        reference = [np.linspace(0, 1, c, dtype=np.float32) for c in channels]
+    session = engine.fast(checkpoint, wait=True)
+    assert session is not None
+    with torch.inference_mode():
+        return session.run(inputs, keep, reference), engine._in_torch(checkpoint, inputs, keep, reference)
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("name", SPECS)
+def test_every_output_is_torchs(name, held, nets, structured):
+    for size, count in ((64, 5), (96, 1)):
+        fast, slow = both(nets[name], structured(count, size, seed=2), held)
+        assert [g.shape for g in fast.gates] == [g.shape for g in slow.gates]
+        assert [e.shape for e in fast.energy] == [e.shape for e in slow.energy]
+        assert fast.features.shape == slow.features.shape
+        assert engine.disagreement(fast, slow) < 1e-4
+    if len(nets[name].model.gated) > 1 and not held:
+        assert engine.disagreement(both(nets[name], structured(1, 96, seed=2), True)[0], slow) > 1e-3
+
+
+def test_logits_alone_are_the_passs(nets, structured):
+    inputs = structured(3, 64, seed=6)
+    for checkpoint in nets.values():
+        fast, _ = both(checkpoint, inputs, held=False)
+        logits, milliseconds = engine.logits(checkpoint, inputs)
+        np.testing.assert_allclose(logits, fast.logits, rtol=1e-5, atol=1e-6)
+        assert milliseconds > 0
+
+
+def test_it_serves_once_it_is_ready_and_torch_until_then(nets, structured, monkeypatch):
+    fresh, served = replace(nets["Small"]), []
+    run, started = engine.Session.run, ThreadPoolExecutor(1)
+    monkeypatch.setattr(engine, "_preparing", started)
+    monkeypatch.setattr(engine.Session, "run", lambda *given: served.append(1) or run(*given))
+    wait = threading.Event()
+    started.submit(wait.wait, 30)  # the preparation waits behind it
+    try:
+        early = engine.run(fresh, structured(1, 64))
+        assert not served
+    finally:
+        wait.set()
+    engine.fast(fresh, wait=True)
+    served.clear()
+    assert engine.disagreement(engine.run(fresh, structured(1, 64)), early) < 2e-5 and served == [1]
+    started.shutdown()
+
+
+def spoilt(change):
+    """A writer whose graphs are wrong in one way."""
+
+    class Spoilt(graph._Writer):
+        def node(self, kind, *inputs, **more):
+            return super().node(*change(kind, inputs, more), **more)
+
+    return Spoilt
+
+
+def no_gates(kind, inputs, more):
+    return (kind, inputs[0], inputs[0]) if kind == "Where" else (kind, *inputs)
+
+
+def no_shortcut(kind, inputs, more):
+    return ("Identity", inputs[0]) if kind == "Add" else (kind, *inputs)
+
+
+def other_reference(kind, inputs, more):
+    return ("Where", inputs[0], inputs[2], inputs[1]) if kind == "Where" else (kind, *inputs)
+
+
+def no_padding(kind, inputs, more):
+    if kind == "Conv" and "pads" in more:
+        more["pads"] = [0, 0, 0, 0]
+    return (kind, *inputs)
+
+
+def sigmoid_of_itself(kind, inputs, more):
+    if kind == "HardSigmoid":
+        more["alpha"] = 0.2  # ONNX's default, which is not h-swish's 1/6
+    return (kind, *inputs)
+
+
+@pytest.mark.parametrize("change", [no_gates, no_shortcut, other_reference, no_padding, sigmoid_of_itself])
+def test_a_wrong_graph_never_serves(change, nets, structured, monkeypatch, caplog):
+    monkeypatch.setattr(graph, "_Writer", spoilt(change))
+    fresh = replace(nets["Small"])
+    with caplog.at_level(logging.WARNING):
+        assert engine.fast(fresh, wait=True) is None
+    assert "runs in torch" in caplog.text
+    with torch.inference_mode():
+        slow = engine._in_torch(fresh, structured(1, 64), None, None)
+    assert engine.disagreement(engine.run(fresh, structured(1, 64)), slow) == 0
+
+
+def test_a_network_that_no_graph_is_written_for_runs_in_torch(nets, structured, caplog):
+    fresh = replace(nets["Small"], model=network(SPECS["Small"]).eval())
+    fresh.model.features[1] = torch.nn.Sequential(fresh.model.features[1])
+    with caplog.at_level(logging.WARNING):
+        assert engine.fast(fresh, wait=True) is None
+    assert "no ONNX for a Sequential" in caplog.text
+
+
+def test_a_session_goes_with_its_checkpoint(nets):
+    fresh = replace(nets["Small"])
+    session = weakref.ref(engine.fast(fresh, wait=True))
+    assert session() is not None
+    del fresh
+    gc.collect()
+    assert session() is None
+
+
+def test_threads_share_a_session(nets, structured):
+    checkpoint, inputs = nets["Small"], [structured(n, 64, seed=n) for n in range(1, 5)]
+    alone = [engine.fast(checkpoint, wait=True).run(x, None, None) for x in inputs]
+
+    def visitor(seed):
+        order = list(range(4)) * 5
+        random.Random(seed).shuffle(order)
+        return [engine.disagreement(engine.run(checkpoint, inputs[i]), alone[i]) for i in order]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(max(found) for found in pool.map(visitor, range(4))) < 1e-5
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_the_bundled_networks_are_served_fast(name):
+    checkpoint = mnv3.load(name)
+    assert engine.fast(checkpoint, wait=True) is not None
+    explanation = mnv3.explain(checkpoint, engine.example_pictures()[0])
+    with torch.inference_mode():
+        logits = checkpoint.model(checkpoint.preprocess(engine.example_pictures()[0])[None])[0]
+    np.testing.assert_allclose(explanation.logits, logits, atol=1e-4)
