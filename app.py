@@ -21,7 +21,7 @@ from gradio.utils import is_in_or_equal
 from gradio_client.utils import is_http_url_like
 
 import mnv3
-from mnv3 import detail, engine, models_page, own, page, plot, settings, trust_page
+from mnv3 import classes, detail, engine, models_page, own, page, plot, settings, trust_page
 from mnv3.catalogue import Entry, catalogue, is_here
 from mnv3.errors import InputError
 from mnv3.explain import Guess, likeliest, softmax
@@ -260,6 +260,8 @@ def show(tab: str, image, model: str, weights: str, target: str | None, inside: 
 
     inside: the row of the panel that is open, as `_inside` has it.
     """
+    if tab == "classes":  # class_view answers
+        return (gr.skip(),) * 5
     if image is None:
         return None, page.hint(START), "", "", page.hint(START)
     try:
@@ -273,6 +275,21 @@ def show(tab: str, image, model: str, weights: str, target: str | None, inside: 
     label = shares(explanation.top())
     shown = page.pictures(explanation, index), page.panel(explanation, index, opened_row(explanation, inside))
     return label, page.facts(explanation), *shown, gr.skip()
+
+
+def class_view(tab: str, image, model: str, weights: str, blocks: list[str] | None, kinds: list[str] | None):
+    """The Classes tab: its answer, and what its two lists offer; what this network doesn't know leaves them."""
+    if tab != "classes":
+        return gr.skip(), gr.skip(), gr.skip()
+    try:
+        explanation = mnv3.explain(opened(model, weights), image)
+    except InputError as error:
+        return page.hint(START) if image is None else page.problem(str(error)), gr.skip(), gr.skip()
+    names, labels = [block.name for block in explanation.blocks], explanation.checkpoint.labels
+    blocks = [name for name in blocks or [] if name in names][: classes.MOST_BLOCKS]
+    kinds = [label for label in kinds or [] if label in labels][: classes.MOST_CLASSES]
+    shown = classes.view(explanation, [names.index(name) for name in blocks], [labels.index(kind) for kind in kinds])
+    return shown, gr.Dropdown(choices=names, value=blocks), gr.Dropdown(choices=list(labels), value=kinds)
 
 
 def opened_row(explanation: mnv3.Explanation, inside: dict | None) -> tuple[int, str] | None:
@@ -425,19 +442,21 @@ def build_demo() -> gr.Blocks:
                     panel = gr.HTML("", elem_id="panel", js_on_load=detail.SCRIPT)
                 with gr.Tab("Compare", id="compare") as compare_tab:
                     comparison = gr.HTML(page.hint(START), elem_id="comparison", js_on_load=detail.SCRIPT)
+                with gr.Tab("Classes", id="classes") as classes_tab:
+                    _classes_tab(tab, image, model, weights, button)
                 with gr.Tab("Trust", id="trust"):
                     _trust_tab(image, model, weights, target)
                 with gr.Tab("Models", id="models") as models_tab:
                     _models_tab(models_tab, model, weights, mine)
-        _wire(tab, target, inside, mine, image, model, weights, fetch_weights, button, look_tab, compare_tab,
-              [label, notes, pictures, panel, comparison])  # fmt: skip
+        _wire(tab, target, inside, mine, image, model, weights, fetch_weights, button,
+              (look_tab, compare_tab, classes_tab), [label, notes, pictures, panel, comparison])  # fmt: skip
         _endpoints(family)
     demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE)
     return demo
 
 
 def _wire(
-    tab, target, inside, mine, image, model, weights, fetch_weights, button, look_tab, compare_tab, outputs
+    tab, target, inside, mine, image, model, weights, fetch_weights, button, tabs, outputs
 ) -> None:
     """What happens on a click. Every listener that runs a network shares one limit, and the newest click wins."""
     label, notes, _, panel, comparison = outputs
@@ -452,8 +471,8 @@ def _wire(
     model.input(weights_list, [model, weights, mine], weights, **quiet)
     label.select(_selected, None, target, **remember)
     panel.click(_inside, None, inside, **remember)
-    for chosen_tab, name in ((look_tab, "look"), (compare_tab, "compare")):
-        chosen_tab.select(partial(str, name), None, tab, **remember)
+    for chosen_tab in tabs:
+        chosen_tab.select(partial(str, chosen_tab.id), None, tab, **remember)
     # One listener for all, so that a visitor's answers come one after the other and the last click has the last word.
     gr.on([*news, target.change, inside.change, tab.change, fetched.change], **run)
     file = gr.JSON(visible=False)
@@ -464,6 +483,21 @@ def _wire(
     fetching = fetch_weights.click(fetch_here, [weights, fetched], [notes, comparison, fetched],
                                    api_visibility="private", concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
     fetching.then(fetch_button, weights, fetch_weights, **quiet)
+
+
+def _classes_tab(tab, image, model, weights, button) -> None:
+    """Two lists and the Class view, which is made while the tab is open."""
+    with gr.Row():
+        most = {"multiselect": True, "allow_custom_value": True, "min_width": 220, "choices": []}
+        kinds = gr.Dropdown(label="Classes", max_choices=classes.MOST_CLASSES, elem_id="class-kinds",
+                            info="Up to four; the picture’s three likeliest while empty.", **most)  # fmt: skip
+        blocks = gr.Dropdown(label="Blocks", max_choices=classes.MOST_BLOCKS, elem_id="class-blocks",
+                             info="Up to four; the most and the least class-specific while empty.", **most)  # fmt: skip
+    shown = gr.HTML(page.hint(START), elem_id="classview", min_height=200)
+    events = [image.change, weights.change, model.input, button.click, tab.change, kinds.input, blocks.input]
+    gr.on(events, class_view, [tab, image, model, weights, blocks, kinds], [shown, blocks, kinds],
+          api_visibility="private", concurrency_id="network", concurrency_limit=AT_ONCE, trigger_mode="always_last",
+          show_progress_on=shown)  # fmt: skip
 
 
 def _trust_tab(image, model, weights, target) -> None:
@@ -544,6 +578,7 @@ CSS = """
 #notes .html-container, #panel .html-container, #pictures .html-container { padding: 0; }
 :is(#notes, #pictures, #panel) [data-testid=status-tracker] > * { display: none; }
 @media (max-width: 640px) {
+  #right .tab-wrapper button { padding: 0 7px; }
   #left { display: contents; } #right { order: 1; } #examples { order: 2; }
   #notes:has(.problem), #notes:has(.hint) { order: -1; }
 }
@@ -583,7 +618,7 @@ def main() -> int:
         return 2
     demo.launch(
         theme=gr.themes.Default(**FONTS).set(**CONTRAST), head=PASTE, max_file_size=MAX_UPLOAD,
-        css=CSS + page.CSS + detail.CSS + plot.CSS + trust_page.CSS + models_page.CSS,
+        css=CSS + page.CSS + detail.CSS + classes.CSS + plot.CSS + trust_page.CSS + models_page.CSS,
         ssr_mode=False,  # it needs Node, and the page is whole without it
         run_history=False,  # a visitor's pictures are not kept in the browser
         footer_links=["api"],

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import mnv3
+from mnv3 import classes
 from mnv3.checkpoints import read_checkpoint
 from mnv3.faithfulness import put_to_trial
 
@@ -389,6 +390,33 @@ def test_gates_and_pictures_as_files(page, explained):
     name, path = saving(page, files["cifar10-small-picture.png"])
     with Image.open(path) as image:
         assert np.array_equal(np.asarray(image.convert("RGB"))[::16, ::16], np.asarray(expected.picture))
+
+
+# Classes --------------------------------------------------------------------------------------------------------
+
+
+def test_the_class_view(page, explained):
+    page.get_by_role("tab", name="Classes").click()
+    page.locator("#classview .hint", has_text="Upload").wait_for()
+    example(page, FROG)
+    shares = classes.specificity(explained("Large", FROG).reference)
+    rows = page.locator("#classview table.specific tr")
+    rows.nth(7).wait_for()
+    assert [row.inner_text().split()[-1] for row in rows.all()] == [f"{share:.0%}" for share in shares]
+    legend = page.locator("#classview .legend")
+    for guess in explained("Large", FROG).top(3):
+        assert guess.label in legend.inner_text()
+    page.locator("#class-kinds input").click()
+    page.get_by_role("option", name="truck", exact=True).click()
+    legend.filter(has_text="truck").wait_for()
+    page.locator("#class-blocks input").click()
+    page.get_by_role("option", name="b6", exact=True).click()
+    page.locator("#classview svg.plot[aria-label^='Gates of b6']").wait_for()
+    assert page.locator("#classview svg.plot").count() == 1
+    page.get_by_label("Small").check()  # has a b6 too, and nine blocks
+    rows.nth(8).wait_for()
+    example(page, TRUCK)
+    page.locator(f"#classview figcaption:has-text('{classes.nearest(explained('Small', TRUCK), 3)}')").wait_for()
 
 
 # Compare --------------------------------------------------------------------------------------------------------
