@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 
 from .checkpoints import Checkpoint
-from .explain import Effect, Explanation, Guess
+from .explain import Effect, Explanation
 from .render import (
     DIVERGING,
     FULL_DIFFERENCE,
@@ -152,6 +152,7 @@ def panel(explanation: Explanation, index: int, opened: tuple[int, str] | None =
         return hint("This network has no squeeze-and-excitation blocks, so there are no gates to show.")
     effects = explanation.effects(index)
     largest = max(0.01, *(abs(effect.probability) for effect in effects))
+    most = max(range(len(explanation.blocks)), key=lambda i: abs(effects[i].probability))
     label = escape(explanation.checkpoint.labels[index])
     reference = f"the mean over {explanation.reference.count:,} {escape(explanation.reference.source)}"
     head = (
@@ -164,108 +165,36 @@ def panel(explanation: Explanation, index: int, opened: tuple[int, str] | None =
     rows = []
     for i in range(len(explanation.blocks)):
         inside = opened[1] if opened and opened[0] == i else None
-        rows.append(_row(explanation, i, _effect(effects[i], largest), inside is not None))
+        rows.append(_row(explanation, i, effect(effects[i], largest), inside is not None))
         if inside is not None:
             rows.append(f"<tr class='detail'><td colspan='5' class='detail'>{inside}</td></tr>")
     rows.append(
         "<tr><th scope='row'>all</th><td colspan='3'>every block at its reference gates at once</td>"
-        f"<td class='effect'>{_effect(effects[-1], largest)}</td></tr>"
+        f"<td class='effect'>{effect(effects[-1], largest)}</td></tr>"
     )
     return (
         f"<div class='mnv3'><div class='wide'><table class='panel'>{head}<tbody>{''.join(rows)}</tbody></table></div>"
-        f"<p>Click a row or a cell to look inside. All gates: {DOWNLOADS}</p>"
+        f"<p><b>{explanation.blocks[most].name}</b> mattered most for ‘{label}’: "
+        f"Δp {signed(effects[most].probability)}. Click a row or a cell to look inside. All gates: {DOWNLOADS}</p>"
         f"<p><small>Reference gates: {reference}. Effect: how much likelier the class is with the gates this picture "
         "got than with a block's gates held at their reference, later blocks recomputed; not ‘the network without "
         f"SE’, which would have been trained so. {NOT_A_HEATMAP}</small></p></div>"
     )
 
 
-def _row(explanation: Explanation, block: int, effect: str, is_open: bool) -> str:
+def _row(explanation: Explanation, block: int, bar: str, is_open: bool) -> str:
     """One block's row; its first cell is the button that opens and closes it."""
     shown = explanation.blocks[block]
     button = f"<button class='row' aria-expanded='{str(is_open).lower()}'>{shown.name}</button>"
     return (
         f"<tr data-block='{block}'{' data-open' if is_open else ''}>"
         f"<th scope='row'>{button}<small>{shown.side}², {shown.channels}</small></th>"
-        f"<td>{_strip(explanation, block, slider=True)}</td><td class='counts'>{_counts(explanation, block)}</td>"
-        f"<td>{_shift(explanation, block)}</td><td class='effect'>{effect}</td></tr>"
+        f"<td>{strip(explanation, block, slider=True)}</td><td class='counts'>{_counts(explanation, block)}</td>"
+        f"<td>{shift(explanation, block)}</td><td class='effect'>{bar}</td></tr>"
     )
 
 
-def comparison(explanations: list[Explanation]) -> str:
-    """One picture through several checkpoints: a column each, SE blocks aligned by the size of their maps."""
-    columns = "".join(f"<th>{escape(e.checkpoint.name)}<small>{_short_facts(e)}</small></th>" for e in explanations)
-    lines = [f"<table class='columns'><thead><tr><th class='narrow'></th>{columns}</tr></thead><tbody>"]
-    lines.append(_line("says", [_bars(e.top()) for e in explanations]))
-    best = [e.top(1)[0].index for e in explanations]
-    lines.append(
-        _line(
-            "evidence for its top-1",
-            [f"<figure>{evidence(e, i)}</figure>" for e, i in zip(explanations, best, strict=True)],
-        )
-    )
-    sides = sorted({block.side for e in explanations for block in e.blocks}, reverse=True)
-    for side in sides:
-        cells = [_stage(e, i, side) for e, i in zip(explanations, best, strict=True)]
-        lines.append(_line(f"SE at {side}×{side}", cells))
-    totals = [_effect(e.effects(i)[-1], 1.0) if e.blocks else "no SE" for e, i in zip(explanations, best, strict=True)]
-    lines.append(_line("all gates’ effect on its top-1", totals))
-    return (
-        f"<div class='mnv3'><p class='hint'>{escape(agreement(explanations))}</p>"
-        f"<div class='wide'>{''.join(lines)}</tbody></table></div>"
-        f"<p><small>Gates {GATE_LEGEND}. Rows with the same "
-        f"map size stand beside each other; a dash: no SE there. {NOT_A_HEATMAP}</small></p></div>"
-    )
-
-
-def agreement(explanations: list[Explanation]) -> str:
-    """'Both say cat (cifar10-large 98 %, cifar10-small 91 %).' or who says what."""
-    tops = [e.top(1)[0] for e in explanations]
-    said = [f"{e.checkpoint.name} {top.probability:.0%}" for e, top in zip(explanations, tops, strict=True)]
-    if len({top.label for top in tops}) == 1:
-        return f"{'Both' if len(tops) == 2 else 'All'} say {tops[0].label} ({', '.join(said)})."
-    voices = [
-        f"{e.checkpoint.name} says {top.label} ({top.probability:.0%})"
-        for e, top in zip(explanations, tops, strict=True)
-    ]
-    return f"They disagree: {', '.join(voices)}."
-
-
-def _stage(explanation: Explanation, index: int, side: int) -> str:
-    """The SE blocks of one map size in one column of the comparison."""
-    effects = explanation.effects(index)
-    parts = []
-    for i, block in enumerate(explanation.blocks):
-        if block.side == side:
-            parts.append(
-                f"<div style='display:flex;gap:8px;align-items:center;margin:3px 0'><b style='width:2.2em'>{block.name}"
-                f"</b><div style='flex:1'>{_strip(explanation, i)}</div>{_shift(explanation, i)}"
-                f"<div style='width:8.5em'>Δp {signed(effects[i].probability)}"
-                f"<small>Δlogit {signed(effects[i].logit, 2)}</small></div></div>"
-            )
-    return "".join(parts) or "–"
-
-
-def _line(title: str, cells: list[str]) -> str:
-    return f"<tr><th scope='row'>{title}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-
-
-def _short_facts(e: Explanation) -> str:
-    return (
-        f"{e.parameters / 1e6:.2f} M parameters · {e.multiply_adds / 1e6:,.1f} M multiply-adds · "
-        f"{e.milliseconds:.1f} ms{' · ' + accuracy if (accuracy := measured(e.checkpoint)) else ''}"
-    )
-
-
-def _bars(guesses: list[Guess]) -> str:
-    return "".join(
-        f"<div style='margin:2px 0'>{escape(g.label)} <span style='float:right'>{g.probability:.1%}</span>"
-        f"<div class='bar'><i class='amount' style='left:0;width:{100 * g.probability:.1f}%'></i></div></div>"
-        for g in guesses
-    )
-
-
-def _strip(explanation: Explanation, block: int, slider: bool = False) -> str:
+def strip(explanation: Explanation, block: int, slider: bool = False) -> str:
     """A block's barcode, with the numbers behind it for the page's script: in thousandths, z in tenths.
 
     As a slider, keys move along its channels and Enter opens one.
@@ -294,7 +223,7 @@ def _counts(explanation: Explanation, block: int) -> str:
     return mean if counts is None else f"<span>{counts[0]} / {counts[1]},</span> {mean}"
 
 
-def _shift(explanation: Explanation, block: int) -> str:
+def shift(explanation: Explanation, block: int) -> str:
     name, side = explanation.blocks[block].name, explanation.blocks[block].side
     if side == 1:
         return "<small>one cell: nothing can move</small>"
@@ -306,7 +235,7 @@ def _shift(explanation: Explanation, block: int) -> str:
     return img(overlay, words, "map", title=True, focus=True)
 
 
-def _effect(effect: Effect, largest: float) -> str:
+def effect(effect: Effect, largest: float) -> str:
     """A signed bar from the middle, with Δp and Δlogit beside it."""
     width = min(50.0, 50 * abs(effect.probability) / largest)
     left = 50 if effect.probability >= 0 else 50 - width

@@ -643,6 +643,77 @@ def test_trust_and_models_on_a_phone(visit, theme, tmp_path):
     assert not_blank(tmp_path / "models.png")
 
 
+def choose_column(page, title):
+    """One more of Compare's columns; the list stays open for the next."""
+    option = page.get_by_role("option", name=title, exact=True)
+    if not option.is_visible():
+        page.locator("#columns input").click()
+    option.click()
+
+
+def test_compare_chosen_checkpoints(page, explained):
+    example(page, FROG)
+    wait_for(page, explained("Large", FROG))
+    page.get_by_role("tab", name="Compare").click()
+    agreed(page, [explained(model, FROG) for model in BLOCKS])
+    choose_column(page, "Small · CIFAR-10 · bundled")
+    page.locator("#comparison [role=alert]", has_text="Choose 2 to 4 checkpoints").wait_for()
+    choose_column(page, "Large · CIFAR-10 · bundled")
+    agreed(page, [explained(model, FROG) for model in ("Small", "Large")])
+    heads = page.locator("#comparison thead th").all_inner_texts()[1:]
+    assert [head.split()[0] for head in heads] == ["cifar10-small", "cifar10-large"]
+    choose_column(page, "Small · ImageNet · torchvision (to fetch)")
+    page.locator("#comparison [role=alert]", has_text="Fetch weights").wait_for()
+    box = page.locator("#comparison .barcode").first
+    assert box.get_attribute("role") is None
+
+
+def many(page, pictures):
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("button", name="Many pictures at once").click()
+    page.locator("#many-files input[type=file]").set_input_files(pictures)
+    page.locator("#many-files").get_by_text(pictures[-1].stem).first.wait_for()
+    page.locator("#many-compare").click()
+
+
+def test_many_pictures_at_once(page, explained, tmp_path):
+    (tmp_path / "notes.png").write_text("no picture")
+    pictures = [tmp_path / "notes.png", FROG, TRUCK, CAR]
+    many(page, pictures)
+    page.locator("#many-shown .hint", has_text="4 of 4 pictures").wait_for()
+    rows = [row.inner_text().replace("\t", " ") for row in page.locator("#many-shown tbody tr").all()]
+    said = {p: [explained(model, p).top(1)[0] for model in BLOCKS] for p in pictures[1:]}
+    apart = [p for p in pictures[1:] if said[p][0].label != said[p][1].label]
+    alike = [p for p in pictures[1:] if p not in apart]
+    for row, picture in zip(rows, [*apart, *alike], strict=False):
+        words = [f"{guess.label} {guess.probability:.0%}" for guess in said[picture]]
+        assert row == " ".join([picture.name, *words])
+    assert rows[-1].startswith("notes.png") and "can't be read" in rows[-1] and len(rows) == 4
+    name, path = saving(page, page.locator("#many-shown a.save"))
+    lines = path.read_text().splitlines()
+    assert name == "mnv3-compared.csv" and len(lines) == 5
+    assert lines[0].startswith("picture,cifar10-large,cifar10-large probability,cifar10-small,")
+    assert lines[1].startswith(f"{[*apart, *alike][0].name},{said[[*apart, *alike][0]][0].label},")
+
+
+def test_a_cancelled_comparison_leaves_the_page_usable(page, explained, tmp_path):
+    pictures = []
+    for number in range(40):
+        pictures.append(tmp_path / f"{number}.png")
+        Image.effect_noise((2400, 2400), 50).save(pictures[-1], compress_level=1)
+    many(page, pictures)
+    page.locator("#many-shown .hint", has_text="of 40 pictures").wait_for()
+    page.locator("#many-cancel").click()
+    page.wait_for_timeout(2500)  # what was under way has ended
+    words = page.locator("#many-shown .hint").inner_text()
+    assert not words.startswith("40 of 40"), "it was done before it was cancelled"
+    page.wait_for_timeout(2500)
+    assert page.locator("#many-shown .hint").inner_text() == words
+    page.get_by_role("tab", name="Look").click()
+    example(page, FROG)
+    wait_for(page, explained("Large", FROG))
+
+
 # Impatient, elsewhere, otherwise --------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import mnv3
-from mnv3 import detail, explain, page
+from mnv3 import compare, detail, explain, page
 from mnv3.checkpoints import Checkpoint, GateStatistics
 from mnv3.engine import example_pictures
 from mnv3.images import Preprocessing
@@ -130,7 +130,7 @@ def saying(explanation, name, label, probability):
 PARTS = {
     "panel": lambda e: page.panel(e, 3),
     "opened panel": lambda e: page.panel(e, 3, (2, detail.opened(e, 2))),
-    "comparison": lambda e: page.comparison([e, e]),
+    "comparison": lambda e: compare.comparison([e, e]),
     "facts": page.facts,
     "pictures": lambda e: page.pictures(e, 3),
     "evidence": lambda e: f"<figure>{page.evidence(e, 3)}</figure>",
@@ -260,6 +260,13 @@ def test_the_reference_is_named_with_its_size(explanation, large):
     assert "Reference gates: the mean over 9 made-up gates." in Page(page.panel(large, 3)).text
 
 
+def test_the_panel_says_which_block_mattered_most(explanation):
+    effects = [effect.probability for effect in explanation.effects(3)[:-1]]
+    most = int(np.argmax(np.abs(effects)))
+    said = f"{explanation.blocks[most].name} mattered most for ‘kind 3’: Δp {signed(effects[most], 3)}."
+    assert said in Page(page.panel(explanation, 3)).text
+
+
 def test_the_panel_says_what_a_gate_is_not(explanation):
     text = Page(page.panel(explanation, 3)).text
     assert "it is not a heatmap" in text and "not ‘the network without SE’" in text
@@ -331,7 +338,7 @@ def test_few_reference_pictures_give_no_z_scores(large):
 
 def test_the_comparison_is_no_slider(explanation):
     """There a click opens nothing, so nothing may promise it to a keyboard or a screen reader."""
-    assert not any("role" in box for box in attributes_of(page.comparison([explanation, explanation]), "barcode"))
+    assert not any("role" in box for box in attributes_of(compare.comparison([explanation, explanation]), "barcode"))
 
 
 def test_only_the_opened_row_says_that_it_is_open(explanation):
@@ -479,15 +486,22 @@ def test_accuracy_is_what_was_measured_or_nothing(metrics, said, explanation):
 def test_agreement_and_disagreement_are_said(explanation):
     a, b = saying(explanation, "a", "cat", 0.98), saying(explanation, "b", "cat", 0.91)
     c = saying(explanation, "c", "dog", 0.6)
-    assert page.agreement([a, b]) == "Both say cat (a 98%, b 91%)."
-    assert page.agreement([a, c]) == "They disagree: a says cat (98%), c says dog (60%)."
-    assert page.agreement([a, b, saying(explanation, "d", "cat", 0.7)]) == "All say cat (a 98%, b 91%, d 70%)."
-    assert page.agreement([a, b, c]) == "They disagree: a says cat (98%), b says cat (91%), c says dog (60%)."
-    assert page.agreement([a, c]) in Page(page.comparison([a, c])).text
+    assert compare.agreement([a, b]) == "Both say cat (a 98%, b 91%)."
+    other_words = " They know different classes, so other words need not be another opinion."
+    assert compare.agreement([a, c]) == f"They disagree: a says cat (98%), c says dog (60%).{other_words}"
+    alike = replace(c, checkpoint=replace(c.checkpoint, labels=a.checkpoint.labels[::-1]))
+    alike = replace(alike, held=c.held[:, ::-1])
+    a_reversed = replace(a, checkpoint=alike.checkpoint, held=-a.held)
+    assert other_words not in compare.agreement([alike, a_reversed])
+    assert compare.agreement([a, b, saying(explanation, "d", "cat", 0.7)]) == "All say cat (a 98%, b 91%, d 70%)."
+    assert compare.agreement([a, b, c]) == (
+        f"They disagree: a says cat (98%), b says cat (91%), c says dog (60%).{other_words}"
+    )
+    assert compare.agreement([a, c]) in Page(compare.comparison([a, c])).text
 
 
 def test_the_comparison_has_a_column_each_with_its_own_numbers(explanation, large):
-    shown = Page(page.comparison([explanation, large]))
+    shown = Page(compare.comparison([explanation, large]))
     head, says, *_, totals = shown.rows
     assert head.startswith("tiny") and "other" in head
     for e in (explanation, large):
@@ -503,7 +517,7 @@ def test_the_comparison_has_a_column_each_with_its_own_numbers(explanation, larg
 
 
 def test_blocks_are_aligned_by_the_size_of_their_maps(explanation, large):
-    rows = [row for row in Page(page.comparison([explanation, large])).rows if row.startswith("SE at ")]
+    rows = [row for row in Page(compare.comparison([explanation, large])).rows if row.startswith("SE at ")]
     sides = sorted({block.side for e in (explanation, large) for block in e.blocks}, reverse=True)
     assert [row.partition("×")[0] for row in rows] == [f"SE at {side}" for side in sides]
     for side, row in zip(sides, rows, strict=True):
@@ -523,8 +537,8 @@ def test_without_se_blocks_the_panel_is_a_hint_in_words(without_se):
 
 
 def test_without_se_blocks_the_comparison_says_so(explanation, without_se):
-    shown = Page(page.comparison([explanation, without_se]))
+    shown = Page(compare.comparison([explanation, without_se]))
     assert shown.rows[-1].endswith("no SE")
     assert all(row.endswith("–") for row in shown.rows if row.startswith("SE at "))
-    assert Page(page.comparison([without_se, without_se])).rows[-1].endswith("no SEno SE")
+    assert Page(compare.comparison([without_se, without_se])).rows[-1].endswith("no SEno SE")
     assert "plain" in Page(page.facts(without_se)).text
