@@ -6,8 +6,10 @@ build_demo() is thin: handlers turn inputs into an Explanation (mnv3.explain) an
 from __future__ import annotations
 
 import base64
+import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial, wraps
@@ -20,7 +22,7 @@ from gradio.utils import is_in_or_equal
 from gradio_client.utils import is_http_url_like
 
 import mnv3
-from mnv3 import engine, models_page, own, page, plot, settings, trust_page
+from mnv3 import classes, compare, detail, engine, models_page, own, page, plot, settings, trust_page
 from mnv3.catalogue import Entry, catalogue, is_here
 from mnv3.errors import InputError
 from mnv3.explain import Guess, likeliest, softmax
@@ -35,6 +37,10 @@ KEEP_FILES = (3600, 3600)  # seconds between clean-ups, age of what is deleted
 OWN = (
     "Only you see what you open here, and it goes when others need the room. Weights are read as safetensors, never as "
     "pickles."
+)
+MANY = (
+    f"Choose up to {compare.MOST_PICTURES} pictures: each gets a row with what every checkpoint says, disagreements "
+    "first."
 )
 START = "Upload, paste or take a picture, or click one of the examples: the answer appears here."
 
@@ -166,13 +172,38 @@ def opened(model: str, weights: str) -> mnv3.Checkpoint:
     return engine.checkpoint(entry.name)
 
 
-def explain_both(image, weights: str) -> list[mnv3.Explanation]:
-    """Large and Small on one picture, which is decoded once: a photograph costs more than both networks.
+def several(weights: str, names: list[str] | None) -> list[mnv3.Checkpoint]:
+    """The checkpoints to compare, by name; without names both sizes of the weights. Raises InputError.
 
     A visitor's own is put beside both of the default weights.
     """
+    if names:
+        names = list(dict.fromkeys(map(str, names)))
+        if not compare.FEWEST <= len(names) <= compare.MOST:
+            raise InputError(f"Choose {compare.FEWEST} to {compare.MOST} checkpoints to compare, not {len(names)}.")
+        return [named(name) for name in names]
     mine, family = ([own.kept(weights)], default_family()) if own.is_own(weights) else ([], weights)
-    checkpoints = mine + [opened(variant, family) for variant in VARIANTS]
+    return mine + [opened(variant, family) for variant in VARIANTS]
+
+
+def named(name: str) -> mnv3.Checkpoint:
+    """A checkpoint by its name in the catalogue or a visitor's own, if it is here. Raises InputError."""
+    if own.is_own(name):
+        return own.kept(name)
+    known = [entry.name for entry in offered()]
+    if name not in known:
+        raise InputError(f"There is no checkpoint {name[:60]!r} here: choose from {', '.join(known)}.")
+    if not is_here(name):
+        raise InputError(
+            f"The weights of {name} are not on this machine yet: choose them under Weights and press ‘Fetch weights’ "
+            "(programs: call /fetch), or compare others."
+        )
+    return engine.checkpoint(name)
+
+
+def explain_each(image, weights: str, names: list[str] | None) -> list[mnv3.Explanation]:
+    """One picture by several checkpoints, decoded once: a photograph costs more than two networks."""
+    checkpoints = several(weights, names)
     picture = open_picture(image)
     return [mnv3.explain(checkpoint, picture) for checkpoint in checkpoints]
 
@@ -215,10 +246,10 @@ def api_explain(image, model: str, weights: str, target: str) -> dict:
 
 
 @sentences
-def api_compare(image, weights: str) -> dict:
-    """Large beside Small on one picture: both explanations and their agreement in words."""
-    explanations = explain_both(image, weights)
-    return {"agreement": page.agreement(explanations), "columns": [e.to_dict() for e in explanations]}
+def api_compare(image, weights: str, checkpoints: list[str] | None) -> dict:
+    """Two to four checkpoints on one picture, Large and Small without a list: explanations and agreement in words."""
+    explanations = explain_each(image, weights, checkpoints)
+    return {"agreement": compare.agreement(explanations), "columns": [e.to_dict() for e in explanations]}
 
 
 @sentences
@@ -254,21 +285,91 @@ def fetch(entry: Entry, progress: gr.Progress) -> mnv3.Checkpoint:
 # What the page shows --------------------------------------------------------------------------------------------
 
 
-def show(tab: str, image, model: str, weights: str, target: str | None):
-    """The open tab's answer: predictions, notes, pictures and panel of Look, and the table of Compare."""
+def show(tab: str, image, model: str, weights: str, target: str | None, inside: dict | None, columns):
+    """The open tab's answer: predictions, notes, pictures and panel of Look, and the table of Compare.
+
+    inside: the row of the panel that is open, as `_inside` has it. columns: names of checkpoints for Compare.
+    """
+    if tab == "classes":  # class_view answers
+        return (gr.skip(),) * 5
     if image is None:
         return None, page.hint(START), "", "", page.hint(START)
     try:
         if tab == "compare":
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), page.comparison(explain_both(image, weights))
+            shown = compare.comparison(explain_each(image, weights, columns))
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), shown
         explanation = mnv3.explain(opened(model, weights), image)
         index = explanation.class_index(target if target in explanation.checkpoint.labels else None)
     except InputError as error:
         words = page.problem(str(error))
         return None, words, "", "", words
     label = shares(explanation.top())
-    shown = page.pictures(explanation, index), page.panel(explanation, index)
+    shown = page.pictures(explanation, index), page.panel(explanation, index, opened_row(explanation, inside))
     return label, page.facts(explanation), *shown, gr.skip()
+
+
+def class_view(tab: str, image, model: str, weights: str, blocks: list[str] | None, kinds: list[str] | None):
+    """The Classes tab: its answer, and what its two lists offer; what this network doesn't know leaves them."""
+    if tab != "classes":
+        return gr.skip(), gr.skip(), gr.skip()
+    try:
+        explanation = mnv3.explain(opened(model, weights), image)
+    except InputError as error:
+        return page.hint(START) if image is None else page.problem(str(error)), gr.skip(), gr.skip()
+    names, labels = [block.name for block in explanation.blocks], explanation.checkpoint.labels
+    blocks = [name for name in blocks or [] if name in names][: classes.MOST_BLOCKS]
+    kinds = [label for label in kinds or [] if label in labels][: classes.MOST_CLASSES]
+    shown = classes.view(explanation, [names.index(name) for name in blocks], [labels.index(kind) for kind in kinds])
+    return shown, gr.Dropdown(choices=names, value=blocks), gr.Dropdown(choices=list(labels), value=kinds)
+
+
+def compare_many(files, weights: str, columns: list[str] | None, progress=gr.Progress()):  # noqa: B008
+    """The table of many pictures, again and again as it grows, so that a cancelled one leaves what it has."""
+    if not files:
+        yield page.hint(MANY)
+        return
+    try:
+        checkpoints = several(weights, columns)
+    except InputError as error:
+        yield page.problem(str(error))
+        return
+    rows, shown = [], time.monotonic()
+    taken = files[: compare.MOST_PICTURES]
+    for number, (name, path) in enumerate(taken):
+        progress((number, len(taken)), desc="Comparing", unit="pictures")
+        rows.append(compare.look_at(name, path, checkpoints))
+        if time.monotonic() - shown > 1:
+            shown = time.monotonic()
+            yield compare.many(rows, checkpoints, len(files))
+    yield compare.many(rows, checkpoints, len(files))
+
+
+def comparable(mine: list[str]) -> list[tuple[str, str]]:
+    """What Compare's columns can be: (title, name)."""
+    entries = [*offered(), *own.entries(mine)]
+    return [(f"{e.title}{'' if e.state == 'here' else ' (to fetch)'}", e.name) for e in entries if e.variant]
+
+
+def opened_row(explanation: mnv3.Explanation, inside: dict | None) -> tuple[int, str] | None:
+    """The open row's number and inside; None where this network has no such block or channel, as after a change."""
+    block, channel = (inside or {}).get("block"), (inside or {}).get("channel")
+    if type(block) is not int or not 0 <= block < len(explanation.blocks):
+        return None
+    if type(channel) is not int or not 0 <= channel < len(explanation.gates[block]):
+        channel = None
+    return block, detail.opened(explanation, block, channel)
+
+
+def gates_file(image, model: str, weights: str, target: str | None, event: gr.EventData) -> dict | None:
+    """Every gate as a file for the browser to save: its name, its text. The server keeps nothing."""
+    try:
+        explanation = mnv3.explain(opened(model, weights), image)
+        kind = "json" if event._data.get("kind") == "json" else "csv"
+        target = target if target in explanation.checkpoint.labels else None
+        text = explanation.gates_csv() if kind == "csv" else json.dumps(explanation.to_dict(target), indent=1)
+        return {"name": page.file_name(explanation, "gates", ending=f".{kind}"), "text": text}
+    except InputError as error:
+        raise refusal(str(error)) from None
 
 
 def test_map(image, model: str, weights: str, target: str | None, progress=gr.Progress()):  # noqa: B008
@@ -372,7 +473,7 @@ def build_demo() -> gr.Blocks:
     with gr.Blocks(title="mnv3: look inside MobileNetV3", analytics_enabled=False, delete_cache=KEEP_FILES) as demo:
         gr.HTML("<h1>mnv3</h1><p>What MobileNetV3 sees in your picture, and what its attention did to it.</p>",
                 elem_id="title")  # fmt: skip
-        tab, target, mine = gr.State("look"), gr.State(None), gr.State([])
+        tab, target, inside, mine = gr.State("look"), gr.State(None), gr.State(None), gr.State([])
         with gr.Row():
             with gr.Column(scale=1, min_width=260, elem_id="left"):
                 image = picture_input(label="Picture", height=230, elem_id="picture",
@@ -394,42 +495,91 @@ def build_demo() -> gr.Blocks:
                             label = gr.Label(label="Predictions: click a class to ask about it", num_top_classes=5,
                                              show_heading=False, elem_id="predictions")  # fmt: skip
                         with gr.Column(scale=3, min_width=300):
-                            pictures = gr.HTML("", elem_id="pictures")
+                            pictures = gr.HTML("", elem_id="pictures", js_on_load=detail.SCRIPT)
                     notes = gr.HTML(page.hint(START), elem_id="notes")
-                    panel = gr.HTML("", elem_id="panel")
+                    panel = gr.HTML("", elem_id="panel", js_on_load=detail.SCRIPT)
                 with gr.Tab("Compare", id="compare") as compare_tab:
-                    comparison = gr.HTML(page.hint(START), elem_id="comparison")
+                    columns = _columns(mine)
+                    comparison = gr.HTML(page.hint(START), elem_id="comparison", js_on_load=detail.SCRIPT)
+                    _many(weights, columns)
+                with gr.Tab("Classes", id="classes") as classes_tab:
+                    _classes_tab(tab, image, model, weights, button)
                 with gr.Tab("Trust", id="trust"):
                     _trust_tab(image, model, weights, target)
                 with gr.Tab("Models", id="models") as models_tab:
                     _models_tab(models_tab, model, weights, mine)
-        _wire(tab, target, mine, image, model, weights, fetch_weights, button, look_tab, compare_tab,
-              [label, notes, pictures, panel, comparison])  # fmt: skip
+        _wire(tab, target, inside, mine, columns, image, model, weights, fetch_weights, button,
+              (look_tab, compare_tab, classes_tab), [label, notes, pictures, panel, comparison])  # fmt: skip
         _endpoints(family)
     demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE)
     return demo
 
 
-def _wire(tab, target, mine, image, model, weights, fetch_weights, button, look_tab, compare_tab, outputs) -> None:
+def _wire(
+    tab, target, inside, mine, columns, image, model, weights, fetch_weights, button, tabs, outputs
+) -> None:
     """What happens on a click. Every listener that runs a network shares one limit, and the newest click wins."""
-    label, notes, _, _, comparison = outputs
-    run = {"fn": show, "inputs": [tab, image, model, weights, target], "outputs": outputs, "show_progress": "full",
-           "concurrency_id": "network", "concurrency_limit": AT_ONCE, "trigger_mode": "always_last",
-           "api_visibility": "private"}  # fmt: skip
+    label, notes, _, panel, comparison = outputs
+    run = {"fn": show, "inputs": [tab, image, model, weights, target, inside, columns], "outputs": outputs,
+           "show_progress": "full", "concurrency_id": "network", "concurrency_limit": AT_ONCE,
+           "trigger_mode": "always_last", "api_visibility": "private"}  # fmt: skip
     quiet = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
     fetched = gr.State(0)
     remember = {**quiet, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
-    gr.on([image.change, weights.change, model.input, button.click], lambda: None, None, target, **remember)
+    news = [image.change, weights.change, model.input, button.click]
+    gr.on(news, lambda: (None, None), None, [target, inside], **remember)
     model.input(weights_list, [model, weights, mine], weights, **quiet)
     label.select(_selected, None, target, **remember)
-    for chosen_tab, name in ((look_tab, "look"), (compare_tab, "compare")):
-        chosen_tab.select(partial(str, name), None, tab, **remember)
+    panel.click(_inside, None, inside, **remember)
+    for chosen_tab in tabs:
+        chosen_tab.select(partial(str, chosen_tab.id), None, tab, **remember)
     # One listener for all, so that a visitor's answers come one after the other and the last click has the last word.
-    gr.on([image.change, weights.change, model.input, button.click, target.change, tab.change, fetched.change], **run)
+    gr.on([*news, target.change, inside.change, columns.input, tab.change, fetched.change], **run)
+    file = gr.JSON(visible=False)
+    asked = panel.save(gates_file, [image, model, weights, target], file, show_progress="hidden",
+                       concurrency_id="network", api_visibility="private")  # fmt: skip
+    asked.then(None, file, None, js=SAVE_FILE)
     weights.change(fetch_button, weights, fetch_weights, **quiet)
     fetching = fetch_weights.click(fetch_here, [weights, fetched], [notes, comparison, fetched],
                                    api_visibility="private", concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
     fetching.then(fetch_button, weights, fetch_weights, **quiet)
+
+
+def _columns(mine) -> gr.Dropdown:
+    """Which checkpoints Compare puts beside each other; a visitor's own are offered once they are there."""
+    columns = gr.Dropdown(comparable([]), label="Checkpoints", multiselect=True, max_choices=compare.MOST,
+                          allow_custom_value=True, elem_id="columns",
+                          info="Two to four; Large and Small of the chosen weights while empty.")  # fmt: skip
+    mine.change(lambda mine: gr.Dropdown(choices=comparable(mine)), mine, columns, api_visibility="private")
+    return columns
+
+
+def _many(weights, columns) -> None:
+    """Many pictures at once: what is compared is what the columns above are."""
+    with gr.Accordion("Many pictures at once", open=False, elem_id="many"):
+        files = files_input(label=f"Pictures, up to {compare.MOST_PICTURES}", height=150, elem_id="many-files")
+        with gr.Row():
+            button = gr.Button("Compare all", variant="primary", elem_id="many-compare")
+            cancel = gr.Button("Cancel", elem_id="many-cancel")
+        shown = gr.HTML(page.hint(MANY), elem_id="many-shown", min_height=100)
+        comparing = button.click(compare_many, [files, weights, columns], shown, api_visibility="private",
+                                 concurrency_id="many", concurrency_limit=1)  # fmt: skip
+        cancel.click(None, cancels=comparing, api_visibility="private")
+
+
+def _classes_tab(tab, image, model, weights, button) -> None:
+    """Two lists and the Class view, which is made while the tab is open."""
+    with gr.Row():
+        most = {"multiselect": True, "allow_custom_value": True, "min_width": 220, "choices": []}
+        kinds = gr.Dropdown(label="Classes", max_choices=classes.MOST_CLASSES, elem_id="class-kinds",
+                            info="Up to four; the picture’s three likeliest while empty.", **most)  # fmt: skip
+        blocks = gr.Dropdown(label="Blocks", max_choices=classes.MOST_BLOCKS, elem_id="class-blocks",
+                             info="Up to four; the most and the least class-specific while empty.", **most)  # fmt: skip
+    shown = gr.HTML(page.hint(START), elem_id="classview", min_height=200)
+    events = [image.change, weights.change, model.input, button.click, tab.change, kinds.input, blocks.input]
+    gr.on(events, class_view, [tab, image, model, weights, blocks, kinds], [shown, blocks, kinds],
+          api_visibility="private", concurrency_id="network", concurrency_limit=AT_ONCE, trigger_mode="always_last",
+          show_progress_on=shown)  # fmt: skip
 
 
 def _trust_tab(image, model, weights, target) -> None:
@@ -477,6 +627,11 @@ def _selected(event: gr.SelectData) -> str:
     return event.value
 
 
+def _inside(event: gr.EventData) -> dict:
+    """What was clicked in the panel: {"block", "channel"}, or {} to close the row."""
+    return event._data if isinstance(event._data, dict) else {}
+
+
 def _endpoints(family: str) -> None:
     """/predict, /explain, /compare, /models and /fetch for programs; only the picture has no default."""
     shared = {"concurrency_id": "network", "concurrency_limit": AT_ONCE}
@@ -485,11 +640,13 @@ def _endpoints(family: str) -> None:
     weights = gr.Textbox(family, label="weights", visible=False)
     top_k = gr.Number(5, label="top_k", visible=False)
     target = gr.Textbox("", label="target class, the likeliest if empty", visible=False)
+    checkpoints = gr.Dropdown([entry.name for entry in offered()], value=[], multiselect=True, visible=False,
+                              allow_custom_value=True, label="checkpoints")  # fmt: skip
     label, data, text = gr.Label(visible=False), gr.JSON(visible=False), gr.Textbox(visible=False)
     hidden = gr.Button(visible=False)
     hidden.click(api_predict, [picture, model, weights, top_k], label, api_name="predict", **shared)
     hidden.click(api_explain, [picture, model, weights, target], data, api_name="explain", **shared)
-    hidden.click(api_compare, [picture, weights], data, api_name="compare", **shared)
+    hidden.click(api_compare, [picture, weights, checkpoints], data, api_name="compare", **shared)
     hidden.click(api_trust, [picture, model, weights, target], data, api_name="trust", **shared)
     hidden.click(api_models, None, data, api_name="models")
     hidden.click(api_fetch, [model, weights], text, api_name="fetch", concurrency_id="fetch", concurrency_limit=1)
@@ -505,10 +662,18 @@ CSS = """
 #notes .html-container, #panel .html-container, #pictures .html-container { padding: 0; }
 :is(#notes, #pictures, #panel) [data-testid=status-tracker] > * { display: none; }
 @media (max-width: 640px) {
+  #right .tab-wrapper button { padding: 0 7px; }
   #left { display: contents; } #right { order: 1; } #examples { order: 2; }
   #notes:has(.problem), #notes:has(.hint) { order: -1; }
 }
 """
+SAVE_FILE = """(file) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([file.text], { type: "text/plain" }));
+  link.download = file.name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}"""
 PASTE = """<script>
 document.addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
@@ -549,7 +714,7 @@ def main() -> int:
         return 2
     demo.launch(
         theme=gr.themes.Default(**FONTS).set(**CONTRAST), head=PASTE, max_file_size=MAX_UPLOAD,
-        css=CSS + page.CSS + plot.CSS + trust_page.CSS + models_page.CSS,
+        css=CSS + page.CSS + detail.CSS + classes.CSS + compare.CSS + plot.CSS + trust_page.CSS + models_page.CSS,
         ssr_mode=False,  # it needs Node, and the page is whole without it
         run_history=False,  # a visitor's pictures are not kept in the browser
         footer_links=["api"],

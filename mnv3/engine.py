@@ -181,6 +181,12 @@ def rows_at_once(checkpoint: Checkpoint) -> int:
     return min(100, max(1, MOST_NUMBERS // largest))
 
 
+@torch.inference_mode()
+def block_maps(checkpoint: Checkpoint, inputs: torch.Tensor, block: int) -> np.ndarray:
+    """Channels of SE block `block` before its gate: (N, 3, H, W) -> (N, C_l, h_l, w_l)."""
+    return checkpoint.model.block_maps(inputs, block).numpy()
+
+
 def reference(checkpoint: Checkpoint, shown: torch.Tensor) -> GateStatistics:
     """What the gates are held against: the checkpoint's own statistics, or the example pictures without `shown`.
 

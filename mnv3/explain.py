@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -104,6 +107,34 @@ class Explanation:
         """Mean |gate − reference| over the block's channels."""
         return float(np.abs(self.gates[block] - self.reference.reference()[block]).mean())
 
+    def channels(self, block: int) -> np.ndarray:
+        """Block `block`'s channels before its gate, (C_l, h_l, w_l): a pass of its own, for a click."""
+        seen = self.checkpoint.preprocessing.tensor(self.picture)[None]
+        return engine.block_maps(self.checkpoint, seen, block)[0]
+
+    def most_moved(self, block: int, count: int) -> list[int]:
+        """The channels whose gates are farthest from their reference, |gate − reference|, farthest first."""
+        distance = np.abs(self.gates[block] - self.reference.reference()[block])
+        return np.argsort(-distance, kind="stable")[:count].tolist()
+
+    @cached_property
+    def z_scores(self) -> list[np.ndarray] | None:
+        """(gate − mean) / standard deviation of the reference pictures, L × (C_l,); None under 50 of them."""
+        return self.reference.z_scores(self.gates) if self.reference else None
+
+    def gates_csv(self) -> str:
+        """Every gate, a line each: block, map side, channel from 0, gate, reference, z (empty where there is none)."""
+        file = io.StringIO()
+        write = csv.writer(file, lineterminator="\n").writerow
+        write(("block", "side", "channel", "gate", "reference", "z"))
+        z_scores = self.z_scores
+        for i, block in enumerate(self.blocks):
+            z = _plain(z_scores[i]) if z_scores else [""] * block.channels
+            rows = zip(_plain(self.gates[i]), _plain(self.reference.reference()[i]), z, strict=True)
+            for channel, numbers in enumerate(rows):
+                write((block.name, block.side, channel, *numbers))
+        return file.getvalue()
+
     def class_index(self, target: str | int | None) -> int:
         """The index of a class given by label or index; the likeliest without one."""
         labels = self.checkpoint.labels
@@ -121,7 +152,7 @@ class Explanation:
         index = self.class_index(target)
         effects = self.effects(index)
         reference = self.reference.reference() if self.reference else []
-        z_scores = self.reference.z_scores(self.gates) if self.reference else None
+        z_scores = self.z_scores
         blocks = [
             {
                 "block": block.name, "channels": block.channels, "side": block.side,

@@ -5,12 +5,13 @@ Every text that comes from a checkpoint or a visitor is escaped here. Colours fo
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 import numpy as np
 
 from .checkpoints import Checkpoint
-from .explain import Effect, Explanation, Guess
+from .explain import Effect, Explanation
 from .render import (
     DIVERGING,
     FULL_DIFFERENCE,
@@ -18,6 +19,7 @@ from .render import (
     data_uri,
     enlarged,
     evidence_overlay,
+    flat,
     gate_strip,
     legend,
     shift_overlay,
@@ -51,7 +53,9 @@ CSS = """
 .mnv3 .gain { background: #d9741a; } .mnv3 .loss, .mnv3 .amount { background: #3d7cc9; }
 .mnv3 figure { margin: 0; } .mnv3.pair { display: flex; gap: 12px; }
 .mnv3.pair figure { flex: 1 1 130px; max-width: 190px; } .mnv3 figcaption { min-height: 2.9em; }
-.mnv3 .narrow { width: 10%; } .mnv3 .effect { width: 24%; }
+.mnv3 th .scale { width: 56px; }
+.mnv3 .narrow { width: 10%; } .mnv3 .counts { width: 14%; } .mnv3 td.counts span { white-space: nowrap; }
+.mnv3 .effect { width: 22%; }
 @media (max-width: 640px) {
   .mnv3 table.columns, .mnv3 table.columns thead, .mnv3 table.columns tbody { display: block; }
   .mnv3 table.columns tr { display: grid; grid-template-columns: 1fr 1fr; padding: 3px 0;
@@ -60,12 +64,12 @@ CSS = """
   .mnv3 table.columns th[scope=row], .mnv3 table.columns thead th.narrow { grid-column: 1 / 3; }
   .mnv3 table.columns td > div { flex-wrap: wrap; }
   .mnv3 table.panel, .mnv3 table.panel tbody, .mnv3 table.panel thead { display: block; }
-  .mnv3 table.panel tr { display: grid; grid-template-columns: 52px 1fr 52px; align-items: center;
+  .mnv3 table.panel tr { display: grid; grid-template-columns: 78px 1fr 52px; align-items: center;
     border-bottom: 1px solid var(--border-color-primary); padding: 3px 0; }
   .mnv3 table.panel th, .mnv3 table.panel td { border: 0 !important; padding: 2px 4px; }
   .mnv3 table.panel thead th { display: none; } .mnv3 table.panel thead th.gates { display: block; grid-column: 1 / 4; }
   .mnv3 table.panel td.counts { grid-row: 2; } .mnv3 table.panel td.effect { grid-row: 2; grid-column: 2 / 4; }
-  .mnv3 .narrow, .mnv3 .effect { width: auto; }
+  .mnv3 .narrow, .mnv3 .counts, .mnv3 .effect { width: auto; }
 }
 """
 
@@ -109,10 +113,11 @@ def measured(checkpoint: Checkpoint) -> str:
 def pictures(explanation: Explanation, index: int) -> str:
     """The picture as the network got it, and the evidence for class `index`, side by side."""
     side = explanation.checkpoint.preprocessing.crop
-    got = _img(enlarged(explanation.picture), f"The picture as the network got it, {side} by {side} pixels", "big")
+    got = img(enlarged(explanation.picture), f"The picture as the network got it, {side} by {side} pixels", "big")
+    save = saved(file_name(explanation, "picture"))
     return (
         '<div class="mnv3 pair">'
-        f"<figure><figcaption>As the network got it<small>{side}×{side} pixels, cropped</small>"
+        f"<figure><figcaption>{save}As the network got it<small>{side}×{side} pixels, cropped</small>"
         f"</figcaption>{got}</figure><figure>{evidence(explanation, index)}</figure></div>"
     )
 
@@ -122,141 +127,103 @@ def evidence(explanation: Explanation, index: int) -> str:
     label = escape(explanation.checkpoint.labels[index])
     values = explanation.evidence(index)
     height, width = values.shape
-    caption = (
-        f"<figcaption>Evidence for ‘{label}’<small>Grad-CAM at the last map, {height}×{width}</small></figcaption>"
-    )
+    caption = f"Evidence for ‘{label}’<small>Grad-CAM, last map, {height}×{width}</small></figcaption>"
+    words = "<figcaption>" + caption
     overlay = evidence_overlay(explanation.picture, values)
     if overlay is None:
-        return caption + "<p>No place speaks for this class: the map is 0 everywhere.</p>"
+        return words + "<p>No place speaks for this class: the map is 0 everywhere.</p>"
     if height * width == 1:
-        return caption + "<p>The last map is a single cell: it can't say where.</p>"
+        return words + "<p>The last map is a single cell: it can't say where.</p>"
     row, column = np.unravel_index(values.argmax(), values.shape)
     where = f"strongest in row {row + 1}, column {column + 1} of {height} by {width}"
-    return caption + _img(overlay, f"Evidence for {explanation.checkpoint.labels[index]}, {where}", "big smooth")
+    if flat(values):
+        return words + "<p>Every place speaks for this class alike: the map is the same everywhere.</p>"
+    shown = img(overlay, f"Evidence for {explanation.checkpoint.labels[index]}, {where}", "big smooth")
+    name = file_name(explanation, "evidence", explanation.checkpoint.labels[index])
+    return f"<figcaption>{saved(name)}{caption}{shown}"
 
 
-def panel(explanation: Explanation, index: int) -> str:
-    """The SE view: a row per block, shallow to deep, so that the eye runs from gates to effect."""
+def panel(explanation: Explanation, index: int, opened: tuple[int, str] | None = None) -> str:
+    """The SE view: a row per block, shallow to deep, so that the eye runs from gates to effect.
+
+    opened: a block's number and the HTML to show below its row (mnv3.detail makes it).
+    """
     if not explanation.blocks:
         return hint("This network has no squeeze-and-excitation blocks, so there are no gates to show.")
     effects = explanation.effects(index)
     largest = max(0.01, *(abs(effect.probability) for effect in effects))
+    most = max(range(len(explanation.blocks)), key=lambda i: abs(effects[i].probability))
     label = escape(explanation.checkpoint.labels[index])
     reference = f"the mean over {explanation.reference.count:,} {escape(explanation.reference.source)}"
     head = (
         "<thead><tr><th class='narrow'>Block<small>map, gates</small></th>"
         f"<th class='gates'>Gates, one cell a channel<small>{GATE_LEGEND}</small></th>"
-        "<th class='narrow'>Closed / open<small>exactly 0 / 1</small></th>"
+        "<th class='counts'>Closed / open<small>exactly 0 / 1, and mean</small></th>"
         "<th class='narrow'>Energy moved<small>blue: away, orange: to</small></th>"
         f"<th class='effect'>Effect on p(‘{label}’)<small>own gates − reference gates</small></th></tr></thead>"
     )
-    rows = [
-        f"<tr><th scope='row'>{block.name}<small>{block.side}², {block.channels}</small></th>"
-        f"<td>{_strip(explanation, i)}</td><td class='counts'>{_counts(explanation, i)}</td>"
-        f"<td>{_shift(explanation, i)}</td><td class='effect'>{_effect(effects[i], largest)}</td></tr>"
-        for i, block in enumerate(explanation.blocks)
-    ]
+    rows = []
+    for i in range(len(explanation.blocks)):
+        inside = opened[1] if opened and opened[0] == i else None
+        rows.append(_row(explanation, i, effect(effects[i], largest), inside is not None))
+        if inside is not None:
+            rows.append(f"<tr class='detail'><td colspan='5' class='detail'>{inside}</td></tr>")
     rows.append(
         "<tr><th scope='row'>all</th><td colspan='3'>every block at its reference gates at once</td>"
-        f"<td class='effect'>{_effect(effects[-1], largest)}</td></tr>"
+        f"<td class='effect'>{effect(effects[-1], largest)}</td></tr>"
     )
     return (
         f"<div class='mnv3'><div class='wide'><table class='panel'>{head}<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<p><b>{explanation.blocks[most].name}</b> mattered most for ‘{label}’: "
+        f"Δp {signed(effects[most].probability)}. Click a row or a cell to look inside. All gates: {DOWNLOADS}</p>"
         f"<p><small>Reference gates: {reference}. Effect: how much likelier the class is with the gates this picture "
         "got than with a block's gates held at their reference, later blocks recomputed; not ‘the network without "
         f"SE’, which would have been trained so. {NOT_A_HEATMAP}</small></p></div>"
     )
 
 
-def comparison(explanations: list[Explanation]) -> str:
-    """One picture through several checkpoints: a column each, SE blocks aligned by the size of their maps."""
-    columns = "".join(f"<th>{escape(e.checkpoint.name)}<small>{_short_facts(e)}</small></th>" for e in explanations)
-    lines = [f"<table class='columns'><thead><tr><th class='narrow'></th>{columns}</tr></thead><tbody>"]
-    lines.append(_line("says", [_bars(e.top()) for e in explanations]))
-    best = [e.top(1)[0].index for e in explanations]
-    lines.append(
-        _line(
-            "evidence for its top-1",
-            [f"<figure>{evidence(e, i)}</figure>" for e, i in zip(explanations, best, strict=True)],
-        )
-    )
-    sides = sorted({block.side for e in explanations for block in e.blocks}, reverse=True)
-    for side in sides:
-        cells = [_stage(e, i, side) for e, i in zip(explanations, best, strict=True)]
-        lines.append(_line(f"SE at {side}×{side}", cells))
-    totals = [_effect(e.effects(i)[-1], 1.0) if e.blocks else "no SE" for e, i in zip(explanations, best, strict=True)]
-    lines.append(_line("all gates’ effect on its top-1", totals))
+def _row(explanation: Explanation, block: int, bar: str, is_open: bool) -> str:
+    """One block's row; its first cell is the button that opens and closes it."""
+    shown = explanation.blocks[block]
+    button = f"<button class='row' aria-expanded='{str(is_open).lower()}'>{shown.name}</button>"
     return (
-        f"<div class='mnv3'><p class='hint'>{escape(agreement(explanations))}</p>"
-        f"<div class='wide'>{''.join(lines)}</tbody></table></div>"
-        f"<p><small>Gates {GATE_LEGEND}. Rows with the same "
-        f"map size stand beside each other; a dash: no SE there. {NOT_A_HEATMAP}</small></p></div>"
+        f"<tr data-block='{block}'{' data-open' if is_open else ''}>"
+        f"<th scope='row'>{button}<small>{shown.side}², {shown.channels}</small></th>"
+        f"<td>{strip(explanation, block, slider=True)}</td><td class='counts'>{_counts(explanation, block)}</td>"
+        f"<td>{shift(explanation, block)}</td><td class='effect'>{bar}</td></tr>"
     )
 
 
-def agreement(explanations: list[Explanation]) -> str:
-    """'Both say cat (cifar10-large 98 %, cifar10-small 91 %).' or who says what."""
-    tops = [e.top(1)[0] for e in explanations]
-    said = [f"{e.checkpoint.name} {top.probability:.0%}" for e, top in zip(explanations, tops, strict=True)]
-    if len({top.label for top in tops}) == 1:
-        return f"{'Both' if len(tops) == 2 else 'All'} say {tops[0].label} ({', '.join(said)})."
-    voices = [
-        f"{e.checkpoint.name} says {top.label} ({top.probability:.0%})"
-        for e, top in zip(explanations, tops, strict=True)
-    ]
-    return f"They disagree: {', '.join(voices)}."
+def strip(explanation: Explanation, block: int, slider: bool = False) -> str:
+    """A block's barcode, with the numbers behind it for the page's script: in thousandths, z in tenths.
 
-
-def _stage(explanation: Explanation, index: int, side: int) -> str:
-    """The SE blocks of one map size in one column of the comparison."""
-    effects = explanation.effects(index)
-    parts = []
-    for i, block in enumerate(explanation.blocks):
-        if block.side == side:
-            parts.append(
-                f"<div style='display:flex;gap:8px;align-items:center;margin:3px 0'><b style='width:2.2em'>{block.name}"
-                f"</b><div style='flex:1'>{_strip(explanation, i)}</div>{_shift(explanation, i)}"
-                f"<div style='width:8.5em'>Δp {_signed(effects[i].probability)}"
-                f"<small>Δlogit {_signed(effects[i].logit, 2)}</small></div></div>"
-            )
-    return "".join(parts) or "–"
-
-
-def _line(title: str, cells: list[str]) -> str:
-    return f"<tr><th scope='row'>{title}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-
-
-def _short_facts(e: Explanation) -> str:
-    return (
-        f"{e.parameters / 1e6:.2f} M parameters · {e.multiply_adds / 1e6:,.1f} M multiply-adds · "
-        f"{e.milliseconds:.1f} ms{' · ' + accuracy if (accuracy := measured(e.checkpoint)) else ''}"
-    )
-
-
-def _bars(guesses: list[Guess]) -> str:
-    return "".join(
-        f"<div style='margin:2px 0'>{escape(g.label)} <span style='float:right'>{g.probability:.1%}</span>"
-        f"<div class='bar'><i class='amount' style='left:0;width:{100 * g.probability:.1f}%'></i></div></div>"
-        for g in guesses
-    )
-
-
-def _strip(explanation: Explanation, block: int) -> str:
+    As a slider, keys move along its channels and Enter opens one.
+    """
     gates, reference = explanation.gates[block], explanation.reference.reference()[block]
+    name, z_scores = explanation.blocks[block].name, explanation.z_scores
     words = (
-        f"{len(gates)} gates of {explanation.blocks[block].name}: mean {gates.mean():.2f}, "
+        f"{len(gates)} gates of {name}: mean {gates.mean():.2f}, "
         f"on average {explanation.moved(block):.2f} from the reference"
     )
-    return _img(gate_strip(gates, reference), words, "strip", title=True)
+    data = {"gates": gates * 1000, "reference": reference * 1000} | ({"z": z_scores[block] * 10} if z_scores else {})
+    numbers = "".join(f" data-{kind}='{' '.join(map(str, np.rint(v).astype(int)))}'" for kind, v in data.items())
+    control = (
+        f" role='slider' tabindex='0' aria-label='{words}: arrow keys choose a channel, Enter shows it' "
+        f"aria-valuemin='0' aria-valuemax='{len(gates) - 1}' aria-valuenow='0'" if slider else ""
+    )  # fmt: skip
+    return (
+        f"<div class='barcode' data-block='{block}' data-name='{name}' data-columns='{len(gates)}'{numbers}{control}>"
+        f"{img(gate_strip(gates, reference), words, 'strip')}</div>"
+    )
 
 
 def _counts(explanation: Explanation, block: int) -> str:
     counts = explanation.closed_open(block)
-    moved = f"<small>moved {explanation.moved(block):.2f}</small>"
-    return moved if counts is None else f"{counts[0]} / {counts[1]}{moved}"
+    mean = f"<span>mean {explanation.gates[block].mean():.2f}</span><small>moved {explanation.moved(block):.2f}</small>"
+    return mean if counts is None else f"<span>{counts[0]} / {counts[1]},</span> {mean}"
 
 
-def _shift(explanation: Explanation, block: int) -> str:
+def shift(explanation: Explanation, block: int) -> str:
     name, side = explanation.blocks[block].name, explanation.blocks[block].side
     if side == 1:
         return "<small>one cell: nothing can move</small>"
@@ -265,36 +232,48 @@ def _shift(explanation: Explanation, block: int) -> str:
         return "<small>nothing moved</small>"
     moved = np.abs(explanation.shift(block)).sum() / 2
     words = f"{name} moved {moved:.1%} of the activation energy to other places"
-    return _img(overlay, words, "map", title=True, focus=True)
+    return img(overlay, words, "map", title=True, focus=True)
 
 
-def _effect(effect: Effect, largest: float) -> str:
+def effect(effect: Effect, largest: float) -> str:
     """A signed bar from the middle, with Δp and Δlogit beside it."""
     width = min(50.0, 50 * abs(effect.probability) / largest)
     left = 50 if effect.probability >= 0 else 50 - width
     kind = "gain" if effect.probability >= 0 else "loss"
     return (
         f"<div class='bar'><i class='{kind}' style='left:{left:.1f}%;width:{width:.1f}%'></i><b></b></div>"
-        f"Δp {_signed(effect.probability)} <span style='opacity:.75'>Δlogit {_signed(effect.logit, 2)}</span>"
+        f"Δp {signed(effect.probability)} <span style='opacity:.75'>Δlogit {signed(effect.logit, 2)}</span>"
     )
 
 
-def _signed(value: float, digits: int = 3) -> str:
+def signed(value: float, digits: int = 3) -> str:
     text = f"{value:+.{digits}f}"
     return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
 
 
-def _scale(scale: np.ndarray) -> str:
-    return _img(legend(scale), "", "scale")
+def scale_img(scale: np.ndarray) -> str:
+    return img(legend(scale), "", "scale")
 
 
-def _img(picture, alt: str, kind: str, title: bool = False, focus: bool = False) -> str:
+def file_name(explanation: Explanation, *parts: object, ending: str = ".png") -> str:
+    """'cifar10-large-b4-gates.png': what a download is called, whatever a checkpoint calls itself or its classes."""
+    name = "-".join(str(part) for part in (explanation.checkpoint.name, *parts))
+    return re.sub(r"[^\w.]+", "-", name).strip("-.")[:100] + ending
+
+
+def saved(name: str) -> str:
+    """A button that saves the picture of its figure under this name."""
+    name = escape(name, quote=True)
+    return f"<button class='save' data-save='{name}' title='{name}' aria-label='PNG: save this picture'>PNG</button>"
+
+
+def img(picture, alt: str, kind: str, title: bool = False, focus: bool = False) -> str:
     words = escape(alt, quote=True)
     extra = (f' title="{words}"' if title else "") + (' tabindex="0"' if focus else "")
     return f'<img class="{kind}" src="{data_uri(picture)}" alt="{words}"{extra}>'
 
 
-GATE_LEGEND = (
-    f"0 {_scale(SEQUENTIAL)} 1, and below, minus reference: "
-    f"{_signed(-FULL_DIFFERENCE, 1)} {_scale(DIVERGING)} {_signed(FULL_DIFFERENCE, 1)}"
-)
+GATES_SCALE = f"0 {scale_img(SEQUENTIAL)} 1"
+DIFFERENCE_SCALE = f"{signed(-FULL_DIFFERENCE, 1)} {scale_img(DIVERGING)} {signed(FULL_DIFFERENCE, 1)}"
+GATE_LEGEND = f"{GATES_SCALE}, and below, minus reference: {DIFFERENCE_SCALE}"
+DOWNLOADS = "<button class='save' data-file='csv'>CSV</button> <button class='save' data-file='json'>JSON</button>"

@@ -43,6 +43,14 @@ def gate_strip(gates: np.ndarray, reference: np.ndarray | None) -> Image.Image:
     return Image.fromarray(np.stack(rows))
 
 
+def gate_grid(values: np.ndarray, scale: np.ndarray, low: float, high: float, columns: int) -> Image.Image:
+    """(C,) -> one pixel a channel, `columns` a row, in reading order: RGBA, transparent where the last row ends."""
+    rows = -(-len(values) // columns)
+    pixels = np.zeros((rows * columns, 4), np.uint8)
+    pixels[: len(values), :3], pixels[: len(values), 3] = colours(values, scale, low, high), 255
+    return Image.fromarray(pixels.reshape(rows, columns, 4))
+
+
 def legend(scale: np.ndarray) -> Image.Image:
     """The colour scale itself, low to high: RGB (256, 1)."""
     return Image.fromarray(scale[None])
@@ -63,6 +71,21 @@ def shift_overlay(picture: Image.Image, shift: np.ndarray, side: int = 128) -> I
     if largest < 1e-7:
         return None
     return _over(picture, shift / largest, DIVERGING, -1, lambda v: np.sqrt(np.abs(v)), side)
+
+
+def channel_overlay(picture: Image.Image, values: np.ndarray, side: int = 256) -> Image.Image | None:
+    """One channel's map (h, w) over the grey picture: orange above 0, blue below, scaled to its own largest value.
+
+    None where it is the same everywhere, 0 or not: there is no place to show.
+    """
+    if flat(values):
+        return None
+    return _over(picture, values / float(np.abs(values).max()), DIVERGING, -1, lambda v: np.sqrt(np.abs(v)), side)
+
+
+def flat(values: np.ndarray) -> bool:
+    """Whether a map is the same everywhere, but for rounding: a flat colour would look like a finding."""
+    return float(np.ptp(values)) <= 1e-5 * float(np.abs(values).max())
 
 
 def evidence_overlay(picture: Image.Image, evidence: np.ndarray, side: int = 256) -> Image.Image | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .explain import Explanation
 from .faithfulness import CONTROLS, MEASURES, NETS, RANDOM_MAPS, STEPS, Trial
-from .page import _img, _signed
+from .page import img, signed
 from .plot import Line, legend, lines, numbers, percent
 from .render import evidence_overlay
 
@@ -137,7 +137,7 @@ def _randomised(explanation: Explanation, trial: Trial) -> str:
     chance = 1 / np.sqrt(cells - 1)  # standard deviation of Spearman's coefficient without any relation
     figures = [_map(explanation, trial.evidence, "as learned", "1")]
     for number, (values, correlation) in enumerate(trial.randomised, 1):
-        words = "–" if np.isnan(correlation) else _signed(correlation, 2)
+        words = "–" if np.isnan(correlation) else signed(correlation, 2)
         figures.append(_map(explanation, values, f"randomised {number}", words))
     return (
         f"<p class='verdict'>{_dependence(trial.correlation, chance)}</p><div class='maps'>{''.join(figures)}</div>"
@@ -152,7 +152,7 @@ def _randomised(explanation: Explanation, trial: Trial) -> str:
 def _dependence(correlation: float, chance: float) -> str:
     if np.isnan(correlation):
         return "The randomised networks have no evidence for this class anywhere, so there is nothing to compare."
-    said = f"Mean rank correlation with the maps of {NETS} randomised networks: <b>{_signed(correlation, 2)}</b>"
+    said = f"Mean rank correlation with the maps of {NETS} randomised networks: <b>{signed(correlation, 2)}</b>"
     if correlation > 0.5:
         return f"{said}. The map hardly changes when all that was learned is lost: it can't be the network's reason."
     if abs(correlation) > 2 * chance / np.sqrt(NETS):
@@ -163,7 +163,7 @@ def _dependence(correlation: float, chance: float) -> str:
 def _map(explanation: Explanation, values: np.ndarray, name: str, correlation: str) -> str:
     overlay = evidence_overlay(explanation.picture, values, 128)
     words = f"Evidence map {name}, rank correlation {correlation}"
-    drawn = "<div class='none'>0 everywhere</div>" if overlay is None else _img(overlay, words, "smooth")
+    drawn = "<div class='none'>0 everywhere</div>" if overlay is None else img(overlay, words, "smooth")
     return f"<figure>{drawn}<figcaption>{name}<small>rank correlation {correlation}</small></figcaption></figure>"
 
 
@@ -189,7 +189,7 @@ def _published(found: dict | None) -> str:
         f"</thead><tbody>{''.join(rows)}</tbody></table>"
         "<p><small>For each picture's likeliest class. p: how often a mean difference from class evidence is as large "
         "by chance (paired sign-flip test). Rank correlation with the maps of "
-        f"{found['randomised']['nets']} randomised networks: {_signed(found['randomised']['mean'], 2)} on average. "
+        f"{found['randomised']['nets']} randomised networks: {signed(found['randomised']['mean'], 2)} on average. "
         f"Measured on {escape(where)}.</small></p>"
     )
 

@@ -217,6 +217,25 @@ def test_trust(call, bundled):
     assert again["insertion"]["random"]["areas"] == pytest.approx(data["insertion"]["random"]["areas"], abs=1e-3)
 
 
+def test_compare_checkpoints_by_name(call):
+    alone = call("/compare", TRUCK)
+    names = ["cifar10-small", "cifar10-large"]
+    data = call("/compare", TRUCK, checkpoints=names)
+    assert [column["checkpoint"] for column in data["columns"]] == names
+    strip = lambda column: {k: v for k, v in column.items() if k != "milliseconds"}  # noqa: E731
+    assert strip(data["columns"][0]) == strip(alone["columns"][1])
+
+
+@pytest.mark.parametrize(
+    "names, words",
+    [(["cifar10-small"], "2 to 4"), (["cifar10-small"] * 3, "2 to 4"), (list("abcde"), "2 to 4"),
+     (["cifar10-small", "no such"], "no such"), (["cifar10-small", "../x"], "cifar10-large"),
+     (["cifar10-small", "torchvision/small"], "Fetch weights"), (["cifar10-small", "own-x"], "open them again")],
+)  # fmt: skip
+def test_checkpoints_that_cannot_be_compared(call, names, words):
+    assert words in refused(call, "/compare", TRUCK, checkpoints=names)
+
+
 def test_the_api_describes_itself(app):
     status, body = app.get("/gradio_api/info")
     assert status == 200
@@ -226,7 +245,7 @@ def test_the_api_describes_itself(app):
         "/predict": {"image": None, "model": "Large", "weights": BUNDLED, "top_k": 5},
         "/explain": {"image": None, "model": "Large", "weights": BUNDLED, "target": ""},
         "/trust": {"image": None, "model": "Large", "weights": BUNDLED, "target": ""},
-        "/compare": {"image": None, "weights": BUNDLED},
+        "/compare": {"image": None, "weights": BUNDLED, "checkpoints": []},
         "/fetch": {"model": "Large", "weights": BUNDLED},
     }
     for name, defaults in expected.items():
@@ -237,7 +256,7 @@ def test_the_api_describes_itself(app):
             assert described["parameter_has_default"] == (parameter != "image"), (name, parameter)
             assert parameter == "image" or described["parameter_default"] == defaults[parameter], (name, parameter)
     assert {described["parameter_name"] for e in endpoints.values() for described in e["parameters"]} == {
-        "image", "model", "weights", "top_k", "target",
+        "image", "model", "weights", "top_k", "target", "checkpoints",
     }  # fmt: skip
 
 

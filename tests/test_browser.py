@@ -1,5 +1,6 @@
 """The app as visitors meet it: headless Chromium uploads, clicks, pastes and reads the answer from the page."""
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import mnv3
+from mnv3 import classes
 from mnv3.checkpoints import read_checkpoint
 from mnv3.faithfulness import put_to_trial
 
@@ -265,6 +267,158 @@ def test_weights_that_only_large_has(page, explained):
     assert page.locator("#weights input").input_value() == "CIFAR-10 · bundled"
 
 
+# Inside a block -------------------------------------------------------------------------------------------------
+
+
+def barcode(page, block):
+    box = page.locator(f"#panel .barcode[role=slider][data-block='{block}']")
+    box.scroll_into_view_if_needed()
+    return box
+
+
+def channel_said(expected, block, channel):
+    gate, reference = expected.gates[block][channel], expected.reference.reference()[block][channel]
+    z = f"{expected.z_scores[block][channel]:+.1f}".replace("-", "−")
+    return f"gate {gate:.3f} · reference {reference:.3f} · z {z}"
+
+
+def plain(locator):
+    return locator.inner_text().replace("\u00a0", " ")
+
+
+def saving(page, button):
+    """Clicks and returns (the file's name, its path)."""
+    with page.expect_download() as download:
+        button.click()
+    return download.value.suggested_filename, Path(download.value.path())
+
+
+def test_a_cell_tells_its_numbers_and_opens_its_channel(page, explained):
+    example(page, FROG)
+    expected = explained("Large", FROG)
+    wait_for(page, expected)
+    box, channels = barcode(page, 2), expected.blocks[2].channels
+    place = {"x": (33 + 0.5) / channels * box.bounding_box()["width"], "y": 6}
+    box.hover(position=place)
+    assert plain(page.locator(".mnv3-tip:visible")) == f"b6 · channel 33 · {channel_said(expected, 2, 33)}"
+    box.click(position=place)
+    inside = page.locator("#panel td.detail")
+    inside.get_by_text(f"Channel 33 of {channels}").wait_for()
+    assert channel_said(expected, 2, 33) in plain(inside)
+    assert inside.locator("img[alt^='Channel 33 of b6']").evaluate("image => image.naturalWidth") == 256
+    assert page.locator("#panel tr[data-open] th").inner_text().startswith("b6")
+    moved = expected.most_moved(2, 8)
+    inside.locator(f"button[data-channel='{moved[3]}']").click()
+    inside.get_by_text(f"Channel {moved[3]} of {channels}").wait_for()
+    cell = inside.locator(".barcode").first  # the grid: 32 channels a row
+    size = cell.bounding_box()
+    cell.click(position={"x": size["width"] * 5.5 / 32, "y": size["height"] * 2.5 / (-(-channels // 32))})
+    inside.get_by_text(f"Channel {2 * 32 + 5} of {channels}").wait_for()
+    inside.get_by_label("Close b6").click()
+    inside.wait_for(state="detached")
+
+
+def test_a_row_opens_and_closes_and_a_new_picture_shuts_it(page, explained):
+    page.get_by_label("Small").check()
+    example(page, FROG)
+    expected = explained("Small", FROG)
+    wait_for(page, expected)
+    inside = page.locator("#panel td.detail")
+    for block in (8, 0):
+        row = page.locator(f"#panel tr[data-block='{block}']").first
+        row.locator("td.effect").click()
+        inside.get_by_text(f"Channel {expected.most_moved(block, 1)[0]} of").wait_for()
+        assert inside.count() == 1
+    page.locator("#predictions button").nth(1).click()  # stays open for another class
+    second = expected.top()[1].label
+    page.locator("#panel thead th.effect", has_text=f"‘{second}’").wait_for()
+    assert inside.count() == 1
+    page.locator("#panel tr[data-open] button.row").click()
+    inside.wait_for(state="detached")
+    page.locator("#panel button.row").nth(3).click()
+    inside.wait_for()
+    example(page, TRUCK)
+    wait_for(page, explained("Small", TRUCK))
+    inside.wait_for(state="detached")
+
+
+def test_a_channel_by_keyboard(page, explained):
+    example(page, FROG)
+    expected = explained("Large", FROG)
+    wait_for(page, expected)
+    box, last = barcode(page, 0), expected.blocks[0].channels - 1
+    box.focus()
+    for key, channel in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", last), ("ArrowRight", last),
+                         ("Home", 0), ("PageUp", 8), ("ArrowLeft", 7)):  # fmt: skip
+        page.keyboard.press(key)
+        assert box.get_attribute("aria-valuenow") == str(channel), key
+        said = f"b4 · channel {channel} · {channel_said(expected, 0, channel)}"
+        assert box.get_attribute("aria-valuetext") == said == plain(page.locator(".mnv3-tip:visible"))
+    page.keyboard.press("Enter")
+    page.locator("#panel td.detail").get_by_text("Channel 7 of").wait_for()
+    page.locator("#panel button.row").nth(1).focus()
+    page.keyboard.press("Enter")
+    page.locator("#panel tr[data-open] th", has_text="b5").wait_for()
+
+
+def test_gates_and_pictures_as_files(page, explained):
+    page.get_by_label("Small").check()
+    example(page, FROG)
+    expected = explained("Small", FROG)
+    wait_for(page, expected)
+    name, path = saving(page, page.locator("#panel button[data-file=csv]"))
+    assert name == "cifar10-small-gates.csv" and path.read_text() == expected.gates_csv()
+    name, path = saving(page, page.locator("#panel button[data-file=json]"))
+    data = json.loads(path.read_text())
+    assert name == "cifar10-small-gates.json" and data["class"] == expected.top(1)[0].label
+    assert [block["gates"] for block in data["blocks"]] == [b["gates"] for b in expected.to_dict()["blocks"]]
+    page.locator("#panel button.row").nth(4).click()
+    page.locator("#panel td.detail").wait_for()
+    label = expected.top(1)[0].label
+    files = {button.get_attribute("data-save"): button for button in page.locator("button[data-save]").all()}
+    channel, block = expected.most_moved(4, 1)[0], expected.blocks[4].name
+    assert set(files) == {
+        f"cifar10-small-{what}.png"
+        for what in ("picture", f"evidence-{label}", f"{block}-channel-{channel}", f"{block}-energy-moved",
+                     f"{block}-gates", f"{block}-difference")
+    }  # fmt: skip
+    for wanted, button in files.items():
+        name, path = saving(page, button)
+        assert name == wanted
+        with Image.open(path) as image:
+            assert image.format == "PNG" and image.width >= 256
+    name, path = saving(page, files["cifar10-small-picture.png"])
+    with Image.open(path) as image:
+        assert np.array_equal(np.asarray(image.convert("RGB"))[::16, ::16], np.asarray(expected.picture))
+
+
+# Classes --------------------------------------------------------------------------------------------------------
+
+
+def test_the_class_view(page, explained):
+    page.get_by_role("tab", name="Classes").click()
+    page.locator("#classview .hint", has_text="Upload").wait_for()
+    example(page, FROG)
+    shares = classes.specificity(explained("Large", FROG).reference)
+    rows = page.locator("#classview table.specific tr")
+    rows.nth(7).wait_for()
+    assert [row.inner_text().split()[-1] for row in rows.all()] == [f"{share:.0%}" for share in shares]
+    legend = page.locator("#classview .legend")
+    for guess in explained("Large", FROG).top(3):
+        assert guess.label in legend.inner_text()
+    page.locator("#class-kinds input").click()
+    page.get_by_role("option", name="truck", exact=True).click()
+    legend.filter(has_text="truck").wait_for()
+    page.locator("#class-blocks input").click()
+    page.get_by_role("option", name="b6", exact=True).click()
+    page.locator("#classview svg.plot[aria-label^='Gates of b6']").wait_for()
+    assert page.locator("#classview svg.plot").count() == 1
+    page.get_by_label("Small").check()  # has a b6 too, and nine blocks
+    rows.nth(8).wait_for()
+    example(page, TRUCK)
+    page.locator(f"#classview figcaption:has-text('{classes.nearest(explained('Small', TRUCK), 3)}')").wait_for()
+
+
 # Compare --------------------------------------------------------------------------------------------------------
 
 
@@ -487,6 +641,77 @@ def test_trust_and_models_on_a_phone(visit, theme, tmp_path):
     assert [(t, r) for t, r in page.evaluate(CONTRAST, "#models :is(p, small, th, td)") if r < 4.5] == []
     page.screenshot(path=tmp_path / "models.png", full_page=True)
     assert not_blank(tmp_path / "models.png")
+
+
+def choose_column(page, title):
+    """One more of Compare's columns; the list stays open for the next."""
+    option = page.get_by_role("option", name=title, exact=True)
+    if not option.is_visible():
+        page.locator("#columns input").click()
+    option.click()
+
+
+def test_compare_chosen_checkpoints(page, explained):
+    example(page, FROG)
+    wait_for(page, explained("Large", FROG))
+    page.get_by_role("tab", name="Compare").click()
+    agreed(page, [explained(model, FROG) for model in BLOCKS])
+    choose_column(page, "Small · CIFAR-10 · bundled")
+    page.locator("#comparison [role=alert]", has_text="Choose 2 to 4 checkpoints").wait_for()
+    choose_column(page, "Large · CIFAR-10 · bundled")
+    agreed(page, [explained(model, FROG) for model in ("Small", "Large")])
+    heads = page.locator("#comparison thead th").all_inner_texts()[1:]
+    assert [head.split()[0] for head in heads] == ["cifar10-small", "cifar10-large"]
+    choose_column(page, "Small · ImageNet · torchvision (to fetch)")
+    page.locator("#comparison [role=alert]", has_text="Fetch weights").wait_for()
+    box = page.locator("#comparison .barcode").first
+    assert box.get_attribute("role") is None
+
+
+def many(page, pictures):
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("button", name="Many pictures at once").click()
+    page.locator("#many-files input[type=file]").set_input_files(pictures)
+    page.locator("#many-files").get_by_text(pictures[-1].stem).first.wait_for()
+    page.locator("#many-compare").click()
+
+
+def test_many_pictures_at_once(page, explained, tmp_path):
+    (tmp_path / "notes.png").write_text("no picture")
+    pictures = [tmp_path / "notes.png", FROG, TRUCK, CAR]
+    many(page, pictures)
+    page.locator("#many-shown .hint", has_text="4 of 4 pictures").wait_for()
+    rows = [row.inner_text().replace("\t", " ") for row in page.locator("#many-shown tbody tr").all()]
+    said = {p: [explained(model, p).top(1)[0] for model in BLOCKS] for p in pictures[1:]}
+    apart = [p for p in pictures[1:] if said[p][0].label != said[p][1].label]
+    alike = [p for p in pictures[1:] if p not in apart]
+    for row, picture in zip(rows, [*apart, *alike], strict=False):
+        words = [f"{guess.label} {guess.probability:.0%}" for guess in said[picture]]
+        assert row == " ".join([picture.name, *words])
+    assert rows[-1].startswith("notes.png") and "can't be read" in rows[-1] and len(rows) == 4
+    name, path = saving(page, page.locator("#many-shown a.save"))
+    lines = path.read_text().splitlines()
+    assert name == "mnv3-compared.csv" and len(lines) == 5
+    assert lines[0].startswith("picture,cifar10-large,cifar10-large probability,cifar10-small,")
+    assert lines[1].startswith(f"{[*apart, *alike][0].name},{said[[*apart, *alike][0]][0].label},")
+
+
+def test_a_cancelled_comparison_leaves_the_page_usable(page, explained, tmp_path):
+    pictures = []
+    for number in range(40):
+        pictures.append(tmp_path / f"{number}.png")
+        Image.effect_noise((2400, 2400), 50).save(pictures[-1], compress_level=1)
+    many(page, pictures)
+    page.locator("#many-shown .hint", has_text="of 40 pictures").wait_for()
+    page.locator("#many-cancel").click()
+    page.wait_for_timeout(2500)  # what was under way has ended
+    words = page.locator("#many-shown .hint").inner_text()
+    assert not words.startswith("40 of 40"), "it was done before it was cancelled"
+    page.wait_for_timeout(2500)
+    assert page.locator("#many-shown .hint").inner_text() == words
+    page.get_by_role("tab", name="Look").click()
+    example(page, FROG)
+    wait_for(page, explained("Large", FROG))
 
 
 # Impatient, elsewhere, otherwise --------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """An explanation is what its docstrings say: each number is held against one made by hand, in another way."""
 
+import csv
 import json
 import random
 import threading
@@ -287,6 +288,46 @@ def test_moved_is_the_mean_distance_from_the_reference(small_checkpoint, picture
     gates = np.full_like(explanation.gates[0], 0.25)
     gates[: len(gates) // 2] = 0.75
     assert replace(explanation, gates=[gates], reference=made).moved(0) == pytest.approx(0.25)
+
+
+# ---- one block's channels, and every gate as a line -----------------------------------------------------------------
+
+
+def test_channels_are_what_the_gates_multiply(checkpoint, explanation, one):
+    for block in (0, 8):
+        with torch.inference_mode():
+            expected = checkpoint.model.block_maps(one, block)[0].numpy()
+        np.testing.assert_allclose(explanation.channels(block), expected, atol=1e-5)
+        before = np.abs(explanation.channels(block)).mean(0)
+        np.testing.assert_allclose(before, explanation.energy[block][0], rtol=1e-3, atol=1e-5)
+
+
+def test_the_channels_that_moved_most_come_first(small_checkpoint, picture):
+    explanation = explain(small_checkpoint(), picture)
+    gates = explanation.reference.reference()[0].astype(np.float32)
+    gates[[3, 1, 4]] += np.array([0.2, -0.6, 0.4], np.float32)
+    made = replace(explanation, gates=[gates, *explanation.gates[1:]])
+    assert made.most_moved(0, 3) == [1, 4, 3]
+    assert len(made.most_moved(0, 1000)) == len(gates)
+
+
+def test_the_csv_holds_every_gate(checkpoint, explanation):
+    head, *lines = explanation.gates_csv().splitlines()
+    assert head == "block,side,channel,gate,reference,z"
+    assert len(lines) == sum(block.channels for block in explanation.blocks)
+    rows = iter(csv.DictReader([head, *lines]))
+    for i, block in enumerate(explanation.blocks):
+        for channel in range(block.channels):
+            row = next(rows)
+            assert (row["block"], row["side"], row["channel"]) == (block.name, str(block.side), str(channel))
+            expected = explanation.gates[i][channel], explanation.reference.reference()[i][channel]
+            assert (float(row["gate"]), float(row["reference"])) == pytest.approx(expected, abs=1e-6)
+            assert float(row["z"]) == pytest.approx(explanation.z_scores[i][channel], abs=1e-5)
+
+
+def test_the_csv_leaves_z_empty_where_there_is_none(without_statistics, picture):
+    lines = explain(without_statistics, picture).gates_csv().splitlines()
+    assert len(lines) > 500 and all(line.endswith(",") for line in lines[1:])
 
 
 # ---- reference gates ----------------------------------------------------------------------------------------------

@@ -12,19 +12,22 @@ import torch
 from PIL import Image
 
 import mnv3
-from mnv3 import explain, page
+from mnv3 import compare, detail, explain, page
 from mnv3.checkpoints import Checkpoint, GateStatistics
 from mnv3.engine import example_pictures
 from mnv3.images import Preprocessing
-from mnv3.render import gate_strip
+from mnv3.render import channel_overlay, gate_strip
 from mnv3.tables import Spec, gated_blocks
 
 EVIL = "<script>alert('x')</script> \"quoted\" & <img src=x onerror=alert(1)>"
 ALLOWED = {
     "div", "p", "b", "i", "small", "span", "table", "thead", "tbody", "tr", "th", "td", "img", "figure", "figcaption",
+    "button", "br",
 }  # fmt: skip
 VOID = {"img", "br"}
 ATTRIBUTES = {"class", "style", "src", "alt", "title", "tabindex", "scope", "colspan", "role"}
+ATTRIBUTES |= {f"data-{name}" for name in "block channel close columns file gates name open reference save z".split()}
+ATTRIBUTES |= {f"aria-{n}" for n in "expanded label live pressed valuemax valuemin valuenow".split()}
 
 
 class Page(HTMLParser):
@@ -126,7 +129,8 @@ def saying(explanation, name, label, probability):
 
 PARTS = {
     "panel": lambda e: page.panel(e, 3),
-    "comparison": lambda e: page.comparison([e, e]),
+    "opened panel": lambda e: page.panel(e, 3, (2, detail.opened(e, 2))),
+    "comparison": lambda e: compare.comparison([e, e]),
     "facts": page.facts,
     "pictures": lambda e: page.pictures(e, 3),
     "evidence": lambda e: f"<figure>{page.evidence(e, 3)}</figure>",
@@ -157,6 +161,8 @@ def test_texts_from_a_stranger_are_texts(part, evil):
         assert attributes.keys() <= ATTRIBUTES, tag
     assert "<script" not in shown.html and "onerror=alert(1)>" not in shown.html
     texts = shown.text + "".join(image["alt"] for image in shown.images)
+    for name in re.findall(r"data-save='([^']*)'", shown.html):
+        assert re.fullmatch(r"[\w-][\w.-]*\.png", name), "a file's name is a plain one"
     assert EVIL in texts  # as it was written, once a browser has read it
 
 
@@ -172,13 +178,15 @@ def test_every_picture_says_what_it_shows(part, explanation):
     images = Page(PARTS[part](explanation)).images
     assert all("alt" in image for image in images)
     assert all(image["alt"] or image["class"] == "scale" for image in images)  # the words 0 … 1 stand beside a scale
-    if part in ("panel", "comparison", "pictures", "evidence"):
+    if part in ("panel", "opened panel", "comparison", "pictures", "evidence"):
         assert images
 
 
 def test_the_css_fetches_nothing():
-    assert not re.search(r"url\(|@import|https?:", page.CSS)
-    assert page.CSS.count("{") == page.CSS.count("}") > 20
+    for css in (page.CSS, detail.CSS):
+        assert not re.search(r"url\(|@import|https?:", css)
+        assert css.count("{") == css.count("}") > 20
+    assert not re.search(r"https?:|import|eval|innerHTML|fetch", detail.SCRIPT)
 
 
 def test_a_problem_is_announced(explanation):
@@ -204,7 +212,7 @@ def test_the_panel_has_a_row_for_each_block_with_its_numbers(explanation):
         assert row.startswith(f"{block.name}{block.side}², {block.channels}")
         assert row.endswith(f"Δp {signed(effects[i].probability, 3)} Δlogit {signed(effects[i].logit, 2)}")
         closed, opened_ = explanation.closed_open(i)
-        assert f"{closed} / {opened_}moved {explanation.moved(i):.2f}" in row
+        assert f"{closed} / {opened_}, mean {explanation.gates[i].mean():.2f}moved {explanation.moved(i):.2f}" in row
     assert everything.startswith("all")
     assert everything.endswith(f"Δp {signed(effects[-1].probability, 3)} Δlogit {signed(effects[-1].logit, 2)}")
 
@@ -214,7 +222,6 @@ def test_the_panel_draws_each_blocks_gates_and_says_them(explanation):
     assert len(strips) == 9
     for i, (strip, reference) in enumerate(zip(strips, explanation.reference.reference(), strict=True)):
         assert np.array_equal(opened(strip), np.asarray(gate_strip(explanation.gates[i], reference)))
-        assert strip["alt"] == strip["title"]
         assert f"{len(explanation.gates[i])} gates of {explanation.blocks[i].name}" in strip["alt"]
         assert f"mean {explanation.gates[i].mean():.2f}" in strip["alt"]
 
@@ -251,6 +258,13 @@ def test_an_effect_that_rounds_to_nothing_has_no_sign(value, text, explanation):
 def test_the_reference_is_named_with_its_size(explanation, large):
     assert "Reference gates: the mean over 100 a hundred scenes." in Page(page.panel(explanation, 3)).text
     assert "Reference gates: the mean over 9 made-up gates." in Page(page.panel(large, 3)).text
+
+
+def test_the_panel_says_which_block_mattered_most(explanation):
+    effects = [effect.probability for effect in explanation.effects(3)[:-1]]
+    most = int(np.argmax(np.abs(effects)))
+    said = f"{explanation.blocks[most].name} mattered most for ‘kind 3’: Δp {signed(effects[most], 3)}."
+    assert said in Page(page.panel(explanation, 3)).text
 
 
 def test_the_panel_says_what_a_gate_is_not(explanation):
@@ -294,6 +308,120 @@ def test_sigmoid_gates_are_not_counted(network):
     assert all(f"moved {shown.moved(i):.2f}" in row and " / " not in row for i, row in enumerate(rows))
 
 
+# ---- the numbers behind a barcode, and a row that is opened ---------------------------------------------------------
+
+
+def attributes_of(html, kind):
+    """Attributes of the elements with this class."""
+    return [attributes for _, attributes in Page(html).elements if kind in (attributes.get("class") or "").split()]
+
+
+def test_a_barcode_brings_its_numbers(explanation):
+    sliders = attributes_of(page.panel(explanation, 3), "barcode")
+    assert len(sliders) == 9 and all(slider["role"] == "slider" and slider["tabindex"] == "0" for slider in sliders)
+    for i, slider in enumerate(sliders):
+        known = {"gates": explanation.gates[i] * 1000, "reference": explanation.reference.reference()[i] * 1000,
+                 "z": explanation.z_scores[i] * 10}  # fmt: skip
+        for name, values in known.items():
+            said = np.array(slider[f"data-{name}"].split(), int)
+            assert len(said) == explanation.blocks[i].channels and np.abs(said - values).max() <= 0.5001
+        assert (slider["data-block"], slider["data-name"]) == (str(i), explanation.blocks[i].name)
+        assert slider["aria-valuemax"] == str(explanation.blocks[i].channels - 1)
+
+
+def test_few_reference_pictures_give_no_z_scores(large):
+    assert large.reference.count < 50
+    assert not any("data-z" in slider for slider in attributes_of(page.panel(large, 3), "barcode"))
+    assert "z" not in detail.channel_words(large, 0, 0).replace("reference", "")
+    assert "no z-scores: they need at least 50" in Page(detail.opened(large, 0)).text
+
+
+def test_the_comparison_is_no_slider(explanation):
+    """There a click opens nothing, so nothing may promise it to a keyboard or a screen reader."""
+    assert not any("role" in box for box in attributes_of(compare.comparison([explanation, explanation]), "barcode"))
+
+
+def test_only_the_opened_row_says_that_it_is_open(explanation):
+    shut, html = page.panel(explanation, 3), page.panel(explanation, 3, (4, "<b>what is in it</b>"))
+    assert [b["aria-expanded"] for b in attributes_of(shut, "row")] == ["false"] * 9
+    assert [b["aria-expanded"] for b in attributes_of(html, "row")] == ["false"] * 4 + ["true"] + ["false"] * 4
+    rows = Page(html).rows
+    assert rows[6] == "what is in it" and rows[5].startswith(explanation.blocks[4].name)
+
+
+def test_an_opened_row_shows_the_channel_that_was_asked_for(explanation):
+    z = explanation.z_scores[2][5]
+    words = f"gate {explanation.gates[2][5]:.3f} · reference {explanation.reference.reference()[2][5]:.3f} · z\u00a0"
+    shown = Page(detail.opened(explanation, 2, 5))
+    assert words + signed(float(z), 1) in shown.text
+    assert f"Channel 5 of {explanation.blocks[2].channels}" in shown.text
+    (channel,) = [image for image in shown.images if image["alt"].startswith("Channel 5 of b")]
+    drawn = channel_overlay(explanation.picture, explanation.channels(2)[5])
+    assert np.array_equal(opened(channel), np.asarray(drawn))
+
+
+def test_without_a_channel_it_is_the_one_that_moved_most(explanation):
+    distance = np.abs(explanation.gates[2] - explanation.reference.reference()[2])
+    html = detail.opened(explanation, 2)
+    assert f"Channel {distance.argmax()} of" in html
+    buttons = [attributes for tag, attributes in Page(html).elements if "data-channel" in attributes]
+    assert [int(b["data-channel"]) for b in buttons] == np.argsort(-distance, kind="stable")[:8].tolist()
+    assert [b["aria-pressed"] for b in buttons] == ["true"] + ["false"] * 7
+
+
+def test_the_grid_has_a_cell_for_every_channel_and_no_more(explanation):
+    for block, name in enumerate(b.name for b in explanation.blocks):
+        html, channels = detail.opened(explanation, block), explanation.blocks[block].channels
+        grids = [image for image in Page(html).images if image["class"] == "cells"]
+        assert [name in image["alt"] for image in grids] == [True, True]
+        for image in grids:
+            pixels = opened(image)
+            assert pixels.shape == (-(-channels // 32), min(32, channels), 4)
+            assert (pixels[..., 3].ravel() == 255).sum() == channels
+            assert (pixels[..., 3].ravel()[:channels] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        (np.zeros((4, 4)), "0 everywhere: nothing comes through"), (np.full((4, 4), 0.25), "+0.25 everywhere"),
+        (np.full((1, 1), -0.125), "a single cell of −0.12"), (np.zeros((1, 1)), "0 everywhere"),
+        (np.full((4, 4), 7.0) + np.eye(4) * 1e-6, "+7.00 everywhere"), (np.eye(4), ""), (-np.eye(4), ""),
+    ],
+)  # fmt: skip
+def test_a_channel_without_a_place_is_said_in_words(values, said):
+    values = values.astype(np.float32)
+    assert detail.unseen(values).startswith(said) and bool(detail.unseen(values)) == bool(said)
+    assert (channel_overlay(Image.new("RGB", (8, 8)), values, 8) is None) == bool(said)
+
+
+def test_a_dead_channel_is_words_and_no_picture(explanation, monkeypatch):
+    maps = np.zeros((explanation.blocks[2].channels, 8, 8), np.float32)
+    monkeypatch.setattr(type(explanation), "channels", lambda self, block: maps)
+    shown = Page(detail.opened(explanation, 2, 0))
+    assert "This channel is 0 everywhere" in shown.text
+    assert {image["class"] for image in shown.images} == {"big smooth", "scale", "cells"}
+    assert [image["alt"] for image in shown.images if "smooth" in image["class"]][0].startswith("b5 moved")
+
+
+def test_counts_of_gates_in_words(explanation):
+    gates = np.array([0, 0, 0, 1, 1, *[0.5] * (explanation.blocks[0].channels - 5)], np.float32)
+    mean = (np.concatenate([[0, 0], explanation.reference.mean[0][0][2:]])[None], *explanation.reference.mean[1:])
+    made = replace(
+        explanation, gates=[gates, *explanation.gates[1:]], reference=replace(explanation.reference, mean=mean)
+    )
+    text = Page(detail.opened(made, 0)).text
+    assert f"3 closed (exactly 0), 2 open (exactly 1), {len(gates) - 5} between" in text
+    assert "2 dead: closed in all 100 reference pictures too" in text
+
+
+def test_file_names_are_plain(explanation):
+    assert page.file_name(explanation, "b4", "channel", 7) == "tiny-b4-channel-7.png"
+    named = replace(explanation, checkpoint=replace(explanation.checkpoint, name="../user/repo\\x\n"))
+    assert page.file_name(named, "evidence", "sea lion / \"x\"", ending=".csv") == "user-repo-x-evidence-sea-lion-x.csv"
+    assert len(page.file_name(named, "x" * 500)) <= 104
+
+
 # ---- class evidence and facts -------------------------------------------------------------------------------------
 
 
@@ -310,6 +438,17 @@ def test_where_no_place_speaks_for_the_class_it_says_so(explanation):
     nothing = replace(explanation, features=np.zeros_like(explanation.features))
     shown = Page(f"<figure>{page.evidence(nothing, 3)}</figure>")
     assert "No place speaks for this class" in shown.text and not shown.images
+
+
+def test_evidence_that_is_the_same_everywhere_is_words(explanation):
+    k = next(k for k in range(10) if explanation.evidence(k).any())
+    mean = explanation.features.mean((1, 2), keepdims=True)
+    even = replace(explanation, features=np.broadcast_to(mean, explanation.features.shape).copy())
+    if not even.evidence(k).any():
+        even = replace(even, features=-even.features)
+    shown = Page(f"<figure>{page.evidence(even, k)}</figure>")
+    assert even.evidence(k).any(), "nothing speaks for the class: another sentence's case"
+    assert "the same everywhere" in shown.text and not shown.images
 
 
 def test_the_picture_is_shown_pixel_by_pixel(explanation):
@@ -347,15 +486,22 @@ def test_accuracy_is_what_was_measured_or_nothing(metrics, said, explanation):
 def test_agreement_and_disagreement_are_said(explanation):
     a, b = saying(explanation, "a", "cat", 0.98), saying(explanation, "b", "cat", 0.91)
     c = saying(explanation, "c", "dog", 0.6)
-    assert page.agreement([a, b]) == "Both say cat (a 98%, b 91%)."
-    assert page.agreement([a, c]) == "They disagree: a says cat (98%), c says dog (60%)."
-    assert page.agreement([a, b, saying(explanation, "d", "cat", 0.7)]) == "All say cat (a 98%, b 91%, d 70%)."
-    assert page.agreement([a, b, c]) == "They disagree: a says cat (98%), b says cat (91%), c says dog (60%)."
-    assert page.agreement([a, c]) in Page(page.comparison([a, c])).text
+    assert compare.agreement([a, b]) == "Both say cat (a 98%, b 91%)."
+    other_words = " They know different classes, so other words need not be another opinion."
+    assert compare.agreement([a, c]) == f"They disagree: a says cat (98%), c says dog (60%).{other_words}"
+    alike = replace(c, checkpoint=replace(c.checkpoint, labels=a.checkpoint.labels[::-1]))
+    alike = replace(alike, held=c.held[:, ::-1])
+    a_reversed = replace(a, checkpoint=alike.checkpoint, held=-a.held)
+    assert other_words not in compare.agreement([alike, a_reversed])
+    assert compare.agreement([a, b, saying(explanation, "d", "cat", 0.7)]) == "All say cat (a 98%, b 91%, d 70%)."
+    assert compare.agreement([a, b, c]) == (
+        f"They disagree: a says cat (98%), b says cat (91%), c says dog (60%).{other_words}"
+    )
+    assert compare.agreement([a, c]) in Page(compare.comparison([a, c])).text
 
 
 def test_the_comparison_has_a_column_each_with_its_own_numbers(explanation, large):
-    shown = Page(page.comparison([explanation, large]))
+    shown = Page(compare.comparison([explanation, large]))
     head, says, *_, totals = shown.rows
     assert head.startswith("tiny") and "other" in head
     for e in (explanation, large):
@@ -371,7 +517,7 @@ def test_the_comparison_has_a_column_each_with_its_own_numbers(explanation, larg
 
 
 def test_blocks_are_aligned_by_the_size_of_their_maps(explanation, large):
-    rows = [row for row in Page(page.comparison([explanation, large])).rows if row.startswith("SE at ")]
+    rows = [row for row in Page(compare.comparison([explanation, large])).rows if row.startswith("SE at ")]
     sides = sorted({block.side for e in (explanation, large) for block in e.blocks}, reverse=True)
     assert [row.partition("×")[0] for row in rows] == [f"SE at {side}" for side in sides]
     for side, row in zip(sides, rows, strict=True):
@@ -391,8 +537,8 @@ def test_without_se_blocks_the_panel_is_a_hint_in_words(without_se):
 
 
 def test_without_se_blocks_the_comparison_says_so(explanation, without_se):
-    shown = Page(page.comparison([explanation, without_se]))
+    shown = Page(compare.comparison([explanation, without_se]))
     assert shown.rows[-1].endswith("no SE")
     assert all(row.endswith("–") for row in shown.rows if row.startswith("SE at "))
-    assert Page(page.comparison([without_se, without_se])).rows[-1].endswith("no SEno SE")
+    assert Page(compare.comparison([without_se, without_se])).rows[-1].endswith("no SEno SE")
     assert "plain" in Page(page.facts(without_se)).text

@@ -1,0 +1,162 @@
+"""Class view, after section 7.2 of the squeeze-and-excitation paper (Hu et al., arXiv 1709.01507): where gates know
+the class.
+
+Everything comes from the checkpoint's gates.safetensors: n, mean and M2 of every gate over the training pictures of
+each class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from . import plot
+from .checkpoints import GateStatistics
+from .explain import Explanation
+from .page import hint
+
+CHANNELS = 50  # in a plot, evenly spaced over the block, as in the paper's figure
+MOST_CLASSES, MOST_BLOCKS = 4, 4  # beyond that nobody tells the lines apart
+NO_CLASSES = (
+    "This checkpoint brings no gate statistics for each class, so there is nothing to hold this picture against: "
+    "checkpoints made by train.py have them, weights from torchvision and timm do not."
+)
+
+CSS = """
+.mnv3 .classview { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start; }
+.mnv3 .classview > * { flex: 1 1 300px; min-width: 0; }
+.mnv3 table.specific th { width: 22%; } .mnv3 table.specific td.share { width: 18%; }
+.mnv3 .line3 { stroke: #009e73; stroke-dasharray: 9 3; } .mnv3 .line4 { stroke: #cc79a7; stroke-dasharray: 4 2; }
+.mnv3 .line5 { stroke: #56b4e9; stroke-dasharray: 10 3 2 3; } .mnv3 .line6 { stroke: #b58900; stroke-dasharray: 3 4; }
+"""
+
+
+def specificity(statistics: GateStatistics) -> list[float | None] | None:
+    """How class-specific each SE block's gates are: the share of their variance that lies between classes, 0..1.
+
+    With n_k pictures of class k, m_kc and M2_kc the mean and the sum of squared deviations of channel c over them, and
+    m_c = Σ_k n_k m_kc / Σ_k n_k, a block's share is
+
+        Σ_c Σ_k n_k (m_kc − m_c)²  /  Σ_c [ Σ_k n_k (m_kc − m_c)² + Σ_k M2_kc ]
+
+    between-class over total sum of squares (η²), channels weighted by how much they vary. 1: a gate depends on the
+    class alone; gates that don't depend on it get (K − 1) / (n − 1) by chance. None for a block whose gates never
+    vary; None instead of the list without class statistics.
+    """
+    if len(statistics.n) < 2:
+        return None
+    count = statistics.n[1:, None].astype(float)  # (K, 1)
+    shares: list[float | None] = []
+    for mean, m2 in zip(statistics.mean, statistics.m2, strict=True):
+        overall = (count * mean[1:]).sum(0) / max(count.sum(), 1)
+        between = (count * (mean[1:] - overall) ** 2).sum()
+        total = between + m2[1:].sum()
+        shares.append(float(between / total) if total > 1e-9 * count.sum() else None)
+    return shares
+
+
+def view(explanation: Explanation, blocks: Sequence[int], classes: Sequence[int]) -> str:
+    """The Class view: a bar per block, shallow to deep, and for the chosen blocks the classes' mean gates.
+
+    blocks, classes: indices; without any, the most and the least class-specific block, and the three likeliest classes.
+    """
+    if not explanation.blocks:
+        return hint("This network has no squeeze-and-excitation blocks, so there are no gates to show.")
+    shares = specificity(explanation.reference)
+    if shares is None:
+        return hint(NO_CLASSES)
+    classes = classes or [guess.index for guess in explanation.top(3)]
+    blocks = blocks or extremes(shares) or [0]
+    statistics = explanation.reference
+    pictures, kinds = int(statistics.n[1:].sum()), len(statistics.n) - 1
+    chance = (kinds - 1) / max(pictures - 1, 1)
+    plots = "".join(
+        f"<figure><figcaption><b>{explanation.blocks[b].name}</b>: {escape(nearest(explanation, b))}"
+        f"<small>{_sampled(explanation, b)}</small></figcaption>"
+        f"{plot.lines(_title(explanation, b), *_profile(explanation, b, classes))}</figure>"
+        for b in blocks
+    )
+    curves, _, _ = _profile(explanation, 0, classes)
+    return (
+        f"<div class='mnv3'><p class='hint'>{summary(explanation, shares)}</p>"
+        f"<p>How much of each block’s gate variance lies between classes, shallow to deep:</p>"
+        f"{_bars(explanation, shares)}"
+        "<p>Mean gates of each class over the training pictures, and this picture’s gates over them:</p>"
+        f"{plot.legend(curves)}<div class='classview'>{plots}</div>"
+        f"<p><small>From {pictures:,} {escape(statistics.source)}, {kinds} classes. The share is between-class over "
+        "total variance (η²), summed over a block’s channels: at 100% gates depend on the class alone, and gates that "
+        f"ignore it get {chance:.2%} by chance. It says that gates differ between classes, not that the network needs "
+        "them to: for that, see the effects in Look. After the squeeze-and-excitation paper, section 7.2.</small></p>"
+        "</div>"
+    )
+
+
+def extremes(shares: Sequence[float | None]) -> list[int]:
+    """The blocks with the largest and the smallest share, shallow first; [] where no gate varies."""
+    known = [(share, i) for i, share in enumerate(shares) if share is not None]
+    return sorted({min(known)[1], max(known)[1]}) if known else []
+
+
+def summary(explanation: Explanation, shares: Sequence[float | None]) -> str:
+    """Which block's gates depend most on the class, and which least, in words."""
+    known = [(share, i) for i, share in enumerate(shares) if share is not None]
+    if not known:
+        return "No gate of this network ever varies, so none depends on the class."
+    (low, least), (high, most) = min(known), max(known)
+    name = [block.name for block in explanation.blocks]
+    words = f"<b>{name[most]}</b>’s gates depend most on the class: {high:.0%} of their variance is between classes."
+    if most != least:
+        words += f" <b>{name[least]}</b>’s depend least: {low:.0%}."
+    last, deepest = known[-1]
+    if deepest != most and last < 0.75 * high:
+        words += f" After {name[most]} it falls again, to {last:.0%} in {name[deepest]}, the deepest."
+    return words
+
+
+def _bars(explanation: Explanation, shares: Sequence[float | None]) -> str:
+    rows = []
+    for block, share in zip(explanation.blocks, shares, strict=True):
+        bar = "" if share is None else f"<i class='amount' style='left:0;width:{100 * share:.1f}%'></i>"
+        rows.append(
+            f"<tr><th scope='row'>{block.name}<small>{block.side}², {block.channels} gates</small></th>"
+            f"<td><div class='bar'>{bar}</div></td>"
+            f"<td class='share'>{'gates never vary' if share is None else f'{share:.0%}'}</td></tr>"
+        )
+    return f"<table class='specific'><tbody>{''.join(rows)}</tbody></table>"
+
+
+def sampled(channels: int) -> np.ndarray:
+    """At most CHANNELS channel numbers, evenly spaced, first and last included."""
+    return np.linspace(0, channels - 1, min(CHANNELS, channels)).round().astype(int)
+
+
+def _sampled(explanation: Explanation, block: int) -> str:
+    channels = explanation.blocks[block].channels
+    some = f"{CHANNELS} of {channels} channels, evenly spaced" if channels > CHANNELS else f"all {channels} channels"
+    return f"{some}; each plot has its own scale"
+
+
+def _profile(explanation: Explanation, block: int, classes: Sequence[int]):
+    """Curves of mean gates over channels: all classes, each chosen class, this picture on top; with both axes."""
+    shown, mean = sampled(explanation.blocks[block].channels), explanation.reference.mean[block]
+    xs = shown.tolist()
+    curves = [plot.Line("all classes", xs, mean[0][shown].tolist(), 2)]
+    for look, k in enumerate(classes, 3):
+        curves.append(plot.Line(explanation.checkpoint.labels[k], xs, mean[1 + k][shown].tolist(), look))
+    curves.append(plot.Line("this picture", xs, explanation.gates[block][shown].tolist(), 0))
+    heights = [y for curve in curves for y in curve.ys]
+    return curves, plot.numbers("channel", 0, max(1, int(shown[-1]))), plot.numbers("gate", min(heights), max(heights))
+
+
+def nearest(explanation: Explanation, block: int) -> str:
+    """'nearest to frog 0.020, cat 0.028': the classes whose mean gates are nearest, by mean |difference|."""
+    distance = np.abs(explanation.reference.mean[block][1:] - explanation.gates[block]).mean(1)
+    labels = explanation.checkpoint.labels
+    return "nearest to " + ", ".join(f"{labels[k]} {distance[k]:.3f}" for k in np.argsort(distance, kind="stable")[:2])
+
+
+def _title(explanation: Explanation, block: int) -> str:
+    """What a screen reader says instead of the plot."""
+    return f"Gates of {explanation.blocks[block].name} by channel; this picture is {nearest(explanation, block)}"

@@ -1,0 +1,183 @@
+"""Several checkpoints beside each other: one picture in columns, or many pictures as a table."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from . import engine
+from .checkpoints import Checkpoint
+from .errors import InputError
+from .explain import Explanation, Guess, likeliest, softmax
+from .images import open_picture
+from .page import GATE_LEGEND, NOT_A_HEATMAP, effect, evidence, measured, shift, signed, strip
+
+FEWEST, MOST = 2, 4  # checkpoints beside each other
+MOST_PICTURES = 200  # at once
+
+CSS = """
+.mnv3 .block { display: flex; flex-wrap: wrap; gap: 4px 8px; align-items: center; margin: 3px 0; }
+.mnv3 .block > b { width: 2.2em; } .mnv3 .block > .barcode { flex: 1 1 90px; }
+.mnv3 table.many { table-layout: auto; } .mnv3 table.many th[scope=row] { min-width: 88px; }
+.mnv3 table.many td { min-width: 72px; }
+.mnv3 table.many td.apart { font-weight: 600; }
+.mnv3 a.save { text-decoration: underline; text-underline-offset: 2px; color: inherit; }
+"""
+
+
+def comparison(explanations: list[Explanation]) -> str:
+    """One picture through several checkpoints: a column each, SE blocks aligned by the size of their maps."""
+    columns = "".join(f"<th>{escape(e.checkpoint.name)}<small>{_short_facts(e)}</small></th>" for e in explanations)
+    lines = [f"<table class='columns'><thead><tr><th class='narrow'></th>{columns}</tr></thead><tbody>"]
+    lines.append(_line("says", [_bars(e.top()) for e in explanations]))
+    best = [e.top(1)[0].index for e in explanations]
+    lines.append(
+        _line(
+            "evidence for its top-1",
+            [f"<figure>{evidence(e, i)}</figure>" for e, i in zip(explanations, best, strict=True)],
+        )
+    )
+    sides = sorted({block.side for e in explanations for block in e.blocks}, reverse=True)
+    for side in sides:
+        cells = [_stage(e, i, side) for e, i in zip(explanations, best, strict=True)]
+        lines.append(_line(f"SE at {side}×{side}", cells))
+    totals = [effect(e.effects(i)[-1], 1.0) if e.blocks else "no SE" for e, i in zip(explanations, best, strict=True)]
+    lines.append(_line("all gates’ effect on its top-1", totals))
+    return (
+        f"<div class='mnv3'><p class='hint'>{escape(agreement(explanations))}</p>"
+        f"<div class='wide'>{''.join(lines)}</tbody></table></div>"
+        f"<p><small>Gates {GATE_LEGEND}. Rows with the same "
+        f"map size stand beside each other; a dash: no SE there. {NOT_A_HEATMAP}</small></p></div>"
+    )
+
+
+def agreement(explanations: list[Explanation]) -> str:
+    """'Both say cat (cifar10-large 98 %, cifar10-small 91 %).' or who says what."""
+    tops = [e.top(1)[0] for e in explanations]
+    said = [f"{e.checkpoint.name} {top.probability:.0%}" for e, top in zip(explanations, tops, strict=True)]
+    if len({top.label for top in tops}) == 1:
+        return f"{'Both' if len(tops) == 2 else 'All'} say {tops[0].label} ({', '.join(said)})."
+    kinds = len({e.checkpoint.labels for e in explanations})
+    otherwise = " They know different classes, so other words need not be another opinion." if kinds > 1 else ""
+    voices = [
+        f"{e.checkpoint.name} says {top.label} ({top.probability:.0%})"
+        for e, top in zip(explanations, tops, strict=True)
+    ]
+    return f"They disagree: {', '.join(voices)}.{otherwise}"
+
+
+def _stage(explanation: Explanation, index: int, side: int) -> str:
+    """The SE blocks of one map size in one column of the comparison."""
+    effects = explanation.effects(index)
+    parts = []
+    for i, block in enumerate(explanation.blocks):
+        if block.side == side:
+            parts.append(
+                f"<div class='block'><b>{block.name}</b>{strip(explanation, i)}{shift(explanation, i)}"
+                f"<div>Δp {signed(effects[i].probability)}"
+                f"<small>Δlogit {signed(effects[i].logit, 2)}</small></div></div>"
+            )
+    return "".join(parts) or "–"
+
+
+def _line(title: str, cells: list[str]) -> str:
+    return f"<tr><th scope='row'>{title}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _short_facts(e: Explanation) -> str:
+    return (
+        f"{e.parameters / 1e6:.2f} M parameters · {e.multiply_adds / 1e6:,.1f} M multiply-adds · "
+        f"{e.milliseconds:.1f} ms{' · ' + accuracy if (accuracy := measured(e.checkpoint)) else ''}"
+    )
+
+
+def _bars(guesses: list[Guess]) -> str:
+    return "".join(
+        f"<div style='margin:2px 0'>{escape(g.label)} <span style='float:right'>{g.probability:.1%}</span>"
+        f"<div class='bar'><i class='amount' style='left:0;width:{100 * g.probability:.1f}%'></i></div></div>"
+        for g in guesses
+    )
+
+
+# Many pictures --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture's top-1 by each checkpoint; or none, and in `problem` the sentence why."""
+
+    name: str
+    guesses: tuple[Guess, ...] = ()
+    problem: str = ""
+
+    @property
+    def apart(self) -> bool:
+        """Whether the checkpoints disagree."""
+        return len({guess.label for guess in self.guesses}) > 1
+
+
+def look_at(name: str, source: object, checkpoints: Sequence[Checkpoint]) -> Row:
+    """Top-1 of a picture (anything open_picture takes) by each checkpoint; one that can't be read is a row too."""
+    try:
+        picture = open_picture(source)
+        guesses = []
+        for checkpoint in checkpoints:
+            logits, _ = engine.logits(checkpoint, checkpoint.preprocess(picture)[None])
+            guesses += likeliest(softmax(logits[0]), checkpoint.labels, 1)
+    except InputError as error:
+        return Row(name, problem=str(error))
+    return Row(name, tuple(guesses))
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Disagreements first, what can't be read last; otherwise as sent."""
+    return sorted(rows, key=lambda row: 2 if row.problem else 0 if row.apart else 1)
+
+
+def many(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], sent: int) -> str:
+    """The rows so far as a table with its CSV; `sent` is how many pictures there are in all."""
+    names = [checkpoint.name for checkpoint in checkpoints]
+    apart, unread = sum(row.apart for row in rows), sum(bool(row.problem) for row in rows)
+    words = f"{len(rows)} of {sent} pictures: the checkpoints disagree on {apart or 'none'}"
+    words += f", and {unread} could not be read." if unread else "."
+    if sent > MOST_PICTURES:
+        words += f" At most {MOST_PICTURES} are compared at once."
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("picture", *names))
+    body = "".join(_many_row(row, len(names)) for row in in_order(rows))
+    address = "data:text/csv;base64," + base64.b64encode(many_csv(rows, names).encode()).decode()
+    return (
+        f"<div class='mnv3'><p class='hint'>{words} "
+        f"<a class='save' download='mnv3-compared.csv' href='{address}'>Save as CSV</a></p>"
+        f"<div class='wide'><table class='many'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></div>"
+    )
+
+
+def _many_row(row: Row, columns: int) -> str:
+    name = f"<th scope='row'>{escape(row.name)}</th>"
+    if row.problem:
+        return f"<tr>{name}<td colspan='{columns}'>{escape(row.problem)}</td></tr>"
+    kind = " class='apart'" if row.apart else ""
+    cells = "".join(f"<td{kind}>{escape(guess.label)} {guess.probability:.0%}</td>" for guess in row.guesses)
+    return f"<tr>{name}{cells}</tr>"
+
+
+def many_csv(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """A line a picture, disagreements first: its name, top-1 and probability by each checkpoint, agree, problem."""
+    file = io.StringIO()
+    write = csv.writer(file).writerow
+    columns = [column for name in names for column in (name, f"{name} probability")]
+    write([_cell(text) for text in ("picture", *columns, "agree", "problem")])
+    for row in in_order(rows):
+        said = [text for guess in row.guesses for text in (_cell(guess.label), f"{guess.probability:.4f}")]
+        agree = "" if row.problem else "no" if row.apart else "yes"
+        write([_cell(row.name), *(said or [""] * len(columns)), agree, _cell(row.problem)])
+    return file.getvalue()
+
+
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: names and labels may be a stranger's."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,0 +1,111 @@
+"""Many pictures at once: every picture is a row, disagreements first, and the file says what the table says."""
+
+import base64
+import csv
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_page import ALLOWED, EVIL, Page
+
+from mnv3 import compare
+from mnv3.compare import Row
+from mnv3.engine import example_pictures, logits
+from mnv3.explain import Guess, softmax
+
+
+def guess(label, probability=0.5):
+    return Guess(0, label, probability)
+
+
+ALIKE = Row("b.png", (guess("cat", 0.98), guess("cat", 0.9123)))
+APART = Row("c.png", (guess("cat", 0.6), guess("dog", 0.4)))
+UNREAD = Row("a.png", problem="This file can't be read as a picture.")
+ROWS = [UNREAD, ALIKE, APART]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(small_checkpoint):
+    first, second = small_checkpoint("one"), small_checkpoint("two")
+    return [first, replace(second, labels=first.labels[::-1])]  # the same network under other names: never agrees
+
+
+def test_a_row_says_what_each_network_says(checkpoints):
+    picture = example_pictures()[0]
+    row = compare.look_at("some name.jpg", picture, checkpoints)
+    p = softmax(logits(checkpoints[0], checkpoints[0].preprocess(picture)[None])[0][0])
+    assert row.name == "some name.jpg" and not row.problem
+    assert [g.probability for g in row.guesses] == pytest.approx([p.max()] * 2, abs=1e-6)
+    assert [g.label for g in row.guesses] == [f"kind {p.argmax()}", f"kind {9 - p.argmax()}"]
+    assert row.apart and not replace(row, guesses=row.guesses[:1] * 2).apart
+
+
+def test_a_picture_that_cannot_be_read_is_a_row_with_its_sentence(checkpoints):
+    row = compare.look_at("x", b"no picture", checkpoints)
+    assert row.guesses == () and "can't be read" in row.problem and not row.apart
+
+
+def test_disagreements_come_first_and_what_cannot_be_read_last():
+    assert compare.in_order(ROWS) == [APART, ALIKE, UNREAD]
+    assert compare.in_order([APART, replace(APART, name="0")])[0] is APART
+
+
+def test_the_table(checkpoints):
+    shown = Page(compare.many(ROWS, checkpoints, 7))
+    assert shown.rows == [
+        "pictureonetwo", "c.pngcat 60%dog 40%", "b.pngcat 98%cat 91%", "a.pngThis file can't be read as a picture.",
+    ]  # fmt: skip
+    assert "3 of 7 pictures: the checkpoints disagree on 1, and 1 could not be read." in shown.text
+    assert "At most" not in shown.text and "could not" not in Page(compare.many([ALIKE], checkpoints, 1)).text
+    assert f"At most {compare.MOST_PICTURES}" in Page(compare.many(ROWS, checkpoints, 201)).text
+
+
+def test_the_csv_says_what_the_table_says(checkpoints):
+    (address,) = [a["href"] for tag, a in Page(compare.many(ROWS, checkpoints, 3)).elements if tag == "a"]
+    kind, _, data = address.partition(",")
+    assert kind == "data:text/csv;base64"
+    text = base64.b64decode(data).decode()
+    assert text == compare.many_csv(ROWS, ["one", "two"])
+    assert list(csv.reader(io.StringIO(text))) == [
+        ["picture", "one", "one probability", "two", "two probability", "agree", "problem"],
+        ["c.png", "cat", "0.6000", "dog", "0.4000", "no", ""],
+        ["b.png", "cat", "0.9800", "cat", "0.9123", "yes", ""],
+        ["a.png", "", "", "", "", "", "This file can't be read as a picture."],
+    ]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"])
+def test_no_cell_is_a_formula(text):
+    rows = [Row(text, (guess(text), guess("cat")))]
+    for row in csv.reader(io.StringIO(compare.many_csv(rows, [text, "two"]), newline="")):
+        assert f"'{text}" in row and text not in row
+
+
+def test_names_and_labels_of_strangers_are_texts(checkpoints):
+    rows = [Row(EVIL, (guess(EVIL), guess("cat"))), Row(EVIL, problem=EVIL)]
+    shown = Page(compare.many(rows, [replace(checkpoints[0], name=EVIL), checkpoints[1]], 2))
+    assert {tag for tag, _ in shown.elements} <= ALLOWED | {"a"}
+    assert shown.text.count(EVIL) == 5 and "<script" not in shown.html
+    found = list(csv.reader(io.StringIO(compare.many_csv(rows, [EVIL, "two"]))))
+    assert found[1][:2] == [EVIL, EVIL] and found[2][-1] == EVIL
+
+
+def test_many_pictures_one_after_the_other(checkpoints, monkeypatch, tmp_path):
+    """The app's generator: what can't be read ends nothing, more than the limit is said, and each yield is whole."""
+    import app
+
+    monkeypatch.setattr(compare, "MOST_PICTURES", 3)
+    monkeypatch.setattr(app, "several", lambda weights, names: checkpoints)
+    monkeypatch.setattr(app.time, "monotonic", iter(range(0, 1000, 2)).__next__)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "black.png")
+    sent = [(name, str(tmp_path / name)) for name in ("black.png", "broken.png", "black.png", "black.png")]
+    told = []
+    shown = list(app.compare_many(sent, "weights", [], lambda part, **_: told.append(part)))
+    assert told == [(0, 3), (1, 3), (2, 3)]
+    texts = [Page(html).text for html in shown]
+    assert [text[:4] for text in texts] == ["1 of", "2 of", "3 of", "3 of"]
+    assert "3 of 4 pictures: the checkpoints disagree on 2, and 1 could not be read. At most 3" in texts[-1]
+    assert list(app.compare_many([], "weights", [])) == [app.page.hint(app.MANY)]
