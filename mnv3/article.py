@@ -77,7 +77,9 @@ class ArticleSpec:
 
     @property
     def title(self) -> str:
-        return f"the article's {self.variant.removeprefix('article-').title()}"
+        """What it is called."""
+        size = self.variant.removeprefix("article-").title()
+        return f"The article's {size}, which is not the paper's but a tutorial's network (mnv3/article.py)"
 
     def to_dict(self) -> dict:
         """Plain types for config.json."""

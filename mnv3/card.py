@@ -24,7 +24,7 @@ def model_card(checkpoint: Checkpoint, repo: str | None = None) -> str:
     lines = [
         "---", _front_matter(checkpoint), "---",
         f"# {checkpoint.name}", "",
-        f"{spec.title[0].upper()}{spec.title[1:]}, width {spec.width:g}, for {checkpoint.knows}. "
+        f"{spec.title}, for {checkpoint.knows}. "
         f"Trained on {checkpoint.data}.", "",
         "| | |", "|-|-|",
         f"| parameters | {parameters(spec):,} |",

@@ -197,8 +197,8 @@ class Spec:
 
     @property
     def title(self) -> str:
-        """What it is called: 'MobileNetV3-Small'."""
-        return f"MobileNetV3-{self.variant.title()}"
+        """What it is called: 'MobileNetV3-Small, width 1'."""
+        return f"MobileNetV3-{self.variant.title()}, width {self.width:g}"
 
     def layers(self, size: int = 224) -> Iterator[Layer]:
         """Every convolution and linear layer in order of computation, for a picture of size × size."""

@@ -129,7 +129,7 @@ def test_a_folder_of_it_is_read_and_explained_without_counts_of_closed_gates(net
     gates = gate_statistics(net, scenes, torch.full((3,), 0.5), torch.full((3,), 0.25), "scenes")
     prepared = Preprocessing(64, 64, "bilinear", (0.5,) * 3, (0.25,) * 3)
     Checkpoint("article", net, tuple("abcdefghij"), prepared, "scenes", gates).save(tmp_path)
-    assert "The article's Large, width 1" in (tmp_path / "README.md").read_text()
+    assert "The article's Large, which is not the paper's" in (tmp_path / "README.md").read_text()
     stored = read_checkpoint(tmp_path)
     assert stored.spec == ArticleSpec("article-large", 10)
     explanation = mnv3.explain(stored, np.full((80, 80, 3), (90, 120, 200), np.uint8))
