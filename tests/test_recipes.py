@@ -1,0 +1,139 @@
+"""A recipe is what the command line, --init and --recipe make of it, and decides rate and optimiser."""
+
+import argparse
+import math
+from dataclasses import asdict, fields
+
+import pytest
+import torch
+from torch import nn
+from training_help import arguments, last_line
+
+import train
+from mnv3 import training
+from mnv3.tables import Spec
+from mnv3.training import Recipe, learning_rate, optimiser
+
+# ---- learning rate and optimiser ----------------------------------------------------------------------------------
+
+
+def test_the_rate_rises_in_a_line_and_falls_as_a_cosine():
+    recipe = Recipe(lr=0.4, warmup=0.2)
+    rate = [learning_rate(recipe, step / 1000) for step in range(1000)]
+    assert 0 < rate[0] < 0.01
+    assert rate[50] == pytest.approx(0.1) and rate[100] == pytest.approx(0.2)
+    assert max(rate) == rate[200] == pytest.approx(0.4)
+    assert rate[400] == pytest.approx(0.2 * (1 + math.cos(math.pi / 4)))
+    assert rate[600] == pytest.approx(0.2)
+    assert all(a < b for a, b in zip(rate[2:200], rate[3:201], strict=True))
+    assert all(a > b for a, b in zip(rate[200:-1], rate[201:], strict=True))
+    assert 0 < rate[-1] < 1e-5
+
+
+@pytest.mark.parametrize("warmup", [0.0, 1.0])
+def test_a_run_without_a_rise_or_a_fall_has_a_rate_too(warmup):
+    rates = [learning_rate(Recipe(lr=0.4, warmup=warmup), step / 100) for step in range(100)]
+    assert all(0 < rate <= 0.4 for rate in rates)
+    assert rates == sorted(rates, reverse=not warmup)
+
+
+def test_weight_decay_is_on_convolutions_and_linear_layers_but_not_in_se_blocks():
+    model = training.new_model(Recipe(width=0.35), Spec.of("small", 0.35, 10, 2))
+    groups = optimiser(model, Recipe(weight_decay=0.01)).param_groups
+    by_id = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(by_id) == len(list(model.parameters()))
+    undecayed = {name for name, p in model.named_parameters() if by_id[id(p)] == 0}
+    decayed = {name for name, p in model.named_parameters() if by_id[id(p)] == 0.01}
+    in_se = {name for name in undecayed | decayed if ".fc1." in name or ".fc2." in name}
+    assert len(in_se) == 4 * 9 and in_se <= undecayed
+    modules = dict(model.named_modules())
+    for name in (undecayed | decayed) - in_se:
+        owner, _, kind = name.rpartition(".")
+        layer = isinstance(modules[owner], nn.Conv2d | nn.Linear) and kind == "weight"
+        assert (name in decayed) == layer, name
+
+
+# ---- the command line ---------------------------------------------------------------------------------------------
+
+# other values than the defaults; numbers are changed below
+OTHER = {
+    "variant": "large", "data": "elsewhere", "init": "cifar10-small", "teacher": "cifar10-large", "precision": "bf16",
+    "optimiser": "adamw", "schedule": "constant", "policy": "rand",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Recipe)])
+def test_every_field_of_the_recipe_has_an_option(name):
+    parser = argparse.ArgumentParser()
+    training.recipe_arguments(parser)
+    option, default = "--" + name.replace("_", "-"), asdict(Recipe())[name]
+    value = OTHER[name] if name in OTHER else not default if isinstance(default, bool) else default + 1
+    words = [option if value else option.replace("--", "--no-")] if isinstance(default, bool) else [option, str(value)]
+    assert vars(parser.parse_args([])) == {"recipe": "cifar"}
+    given = vars(parser.parse_args(words))
+    assert given == {"recipe": "cifar", name: value} and type(given[name]) is type(default)
+
+
+@pytest.mark.parametrize("words, found", [
+    ([], {"epochs": 18, "optimiser": "sgd"}),
+    (["--recipe", "article", "--data", "x"], {"variant": "article-large", "epochs": 10, "batch_size": 148, "lr": 1e-3}),
+    (["--recipe", "article", "--lr", "0.2"], {"optimiser": "adam", "lr": 0.2}),  # also where it is the default
+    (["--init", "cifar10-large", "--recipe", "cifar"], {"variant": "large", "init": "cifar10-large"}),
+])  # fmt: skip
+def test_the_command_line_comes_before_inits_network_and_that_before_the_recipe(words, found):
+    parser = argparse.ArgumentParser()
+    training.recipe_arguments(parser)
+    recipe, source = training.chosen_recipe(vars(parser.parse_args(words)))
+    assert found.items() <= asdict(recipe).items()
+    assert (source is not None) == bool(recipe.init)
+
+
+def test_help_shows_every_option_with_its_default(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 0
+    for f in fields(Recipe):
+        assert f"--{f.name.replace('_', '-')} " in shown and f"({f.default})" in shown
+    assert "--resume" in shown and "--out" in shown
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("lr", "0"), ("lr", "nan"), ("lr", "101"), ("epochs", "0"), ("batch-size", "1"), ("early-epochs", "3"),
+        ("warmup", "1.5"), ("label-smoothing", "-0.1"), ("shift", "32"), ("ema", "1.0"), ("norm-momentum", "0.0"),
+        ("seed", "-1"), ("size", "7"), ("weight-decay", "inf"), ("holdout", "0"), ("holdout", "120"), ("width", "0"),
+        ("width", "nan"), ("strides", "77"), ("strides", "-1"), ("variant", "medium"), ("batch-size", "97"),
+        ("device", "toaster"), ("precision", "int4"), ("teacher", "cifar10-large"),
+        ("optimiser", "lion"), ("schedule", "step"), ("policy", "auto"), ("accumulate", "3"), ("dropout", "1.0"),
+        ("teacher-weight", "2.0"), ("temperature", "0.0"), ("erase", "nan"), ("mixup", "-1.0"), ("cutmix", "inf"),
+        ("smallest-crop", "0.0"), ("variant", "article-large"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_one_sentence_and_status_2(option, value, textures, tmp_path, capsys):
+    assert train.main(arguments(textures, tmp_path / "run", f"--{option}", value)) == 2
+    said = last_line(capsys)
+    assert said.startswith("train.py: ") and said.count("train.py") == 1
+    assert option.replace("-", "_") in said and value in said
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, so asking for it is right")
+def test_a_gpu_that_is_not_there_is_one_sentence(textures, tmp_path, capsys):
+    assert train.main(arguments(textures, tmp_path / "run", "--device", "cuda")) == 2
+    assert "cuda" in last_line(capsys)
+
+
+@pytest.mark.parametrize("words", [["--epochs", "many"], ["--no-such-option"], []])
+def test_words_that_argparse_refuses_end_in_status_2(words, textures, tmp_path, capsys):
+    given = arguments(textures, tmp_path / "run", *words) if words else ["--data", str(textures)]
+    with pytest.raises(SystemExit) as stopped:
+        train.main(given)
+    assert stopped.value.code == 2
+    assert (words[0] if words else "--out") in last_line(capsys)
+
+
+def test_a_data_folder_that_is_not_there_is_one_sentence(tmp_path, capsys):
+    assert train.main(arguments(tmp_path / "nowhere", tmp_path / "run")) == 2
+    assert "`data` (='nowhere') is no folder here" in last_line(capsys)
