@@ -291,8 +291,9 @@ class Run:
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(enabled=self.recipe.precision == "fp16")
         self.forward = self.model
-        if dist.is_initialized():  # which would spread the first process's buffers: average_buffers has all of them
-            self.forward = nn.parallel.DistributedDataParallel(self.model, broadcast_buffers=False)
+        if dist.is_initialized():
+            self.forward = nn.parallel.DistributedDataParallel(self.model)
+            self.forward.broadcast_buffers = False  # the first process's, that is: average_buffers has all of them
         if self.recipe.compile:
             self.forward = torch.compile(self.forward)
         mixers = {"MixUp": self.recipe.mixup, "CutMix": self.recipe.cutmix}

@@ -1,6 +1,7 @@
 """What the tests of training share: pictures that can be told apart, short runs and what two of them have in common."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import mnv3
 import train
 from mnv3.data import Pictures
 from mnv3.tables import Spec
@@ -117,3 +119,14 @@ def last_line(capsys):
     said = capsys.readouterr().err
     assert "Traceback" not in said
     return said.rstrip().replace("\r", "\n").splitlines()[-1]
+
+
+def frozen_run(accumulate=1, **changes):
+    """A run from cifar10-small whose BatchNorm neither learns statistics nor mixes a part's pictures: its gradients
+    are sums over pictures, so they can be compared however the pictures were dealt out."""
+    recipe = replace(FAST, width=1.0, accumulate=accumulate, mirror=False, dropout=0.0, **changes)
+    run = Run.new(recipe, Spec.of("small", 1.0, 10, 2), CPU, mnv3.load("cifar10-small"))
+    for module in run.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval().train = lambda mode, module=module: module
+    return run
