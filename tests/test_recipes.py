@@ -2,15 +2,18 @@
 
 import argparse
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
 from torch import nn
 from training_help import arguments, last_line
 
+import mnv3
 import train
-from mnv3 import training
+from mnv3 import InputError, training
+from mnv3.checkpoints import Checkpoint
+from mnv3.images import Preprocessing
 from mnv3.tables import Spec
 from mnv3.training import Recipe, learning_rate, optimiser
 
@@ -51,6 +54,120 @@ def test_weight_decay_is_on_convolutions_and_linear_layers_but_not_in_se_blocks(
         owner, _, kind = name.rpartition(".")
         layer = isinstance(modules[owner], nn.Conv2d | nn.Linear) and kind == "weight"
         assert (name in decayed) == layer, name
+
+
+@pytest.mark.parametrize("steps", [7, 100])
+def test_the_stepwise_rate_loses_one_percent_every_third_epoch(steps):
+    recipe = Recipe(lr=2.0, schedule="steps", warmup=0, epochs=60)
+    rates = [learning_rate(recipe, step / (60 * steps)) for step in range(60 * steps)]
+    assert rates == pytest.approx([2 * 0.99 ** (step // (3 * steps)) for step in range(60 * steps)])
+
+
+def test_the_constant_rate_is_constant_after_its_rise():
+    recipe = Recipe(lr=0.3, schedule="constant", warmup=0.5)
+    assert [learning_rate(recipe, share) for share in (0.25, 0.5, 0.75, 0.999)] == [0.15, 0.3, 0.3, 0.3]
+
+
+@pytest.mark.parametrize(
+    "name, after", [
+        ("sgd", 2 - 0.1 * 1.9 * (0.5 + 0.2 * 2)),  # Nesterov's first step: g + 0.9 g, and g has the decay in it
+        ("adam", 2 - 0.1),  # its first step is the rate, whatever the gradient
+        ("adamw", 2 * (1 - 0.1 * 0.2) - 0.1),
+        ("rmsprop", 2 - 0.1 * 0.9 / (math.sqrt(0.1 * 0.9**2) + 0.0316)),
+    ],
+)  # fmt: skip
+def test_one_step_of_each_optimiser_by_hand(name, after):
+    """A weight of 2 with gradient 0.5, rate 0.1, decay 0.2."""
+    layer = nn.Linear(1, 1)
+    layer.weight.data.fill_(2)
+    stepped = optimiser(layer, Recipe(optimiser=name, lr=0.1, weight_decay=0.2))
+    layer.weight.grad, layer.bias.grad = torch.full((1, 1), 0.5), torch.zeros(1)
+    stepped.step()
+    assert layer.weight.item() == pytest.approx(after, abs=1e-5)
+
+
+# ---- the network that a recipe asks for ---------------------------------------------------------------------------
+
+
+def chosen(*words):
+    """(recipe, network_spec for three classes) of a command line."""
+    parser = argparse.ArgumentParser()
+    training.recipe_arguments(parser)
+    recipe, source = training.chosen_recipe(vars(parser.parse_args([*words])))
+    return recipe, training.network_spec(recipe, 3, source)
+
+
+def test_init_with_more_strides_at_1_keeps_its_weights_and_with_fewer_is_refused():
+    words = "--init", "cifar10-small"
+    recipe, spec = chosen(*words, "--strides", "3", "--dropout", "0.5")
+    known = mnv3.load("cifar10-small")
+    assert spec == replace(known.spec.with_strides(1), num_classes=3, dropout=0.5) and spec.strides == 3
+    model = training.new_model(recipe, spec, known)
+    assert torch.equal(model.features[5].block[0][0].weight, known.model.features[5].block[0][0].weight)
+    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {0.5}
+    assert model.eval().features(torch.zeros(1, 3, 32, 32)).shape[-1] == 8  # of 4 with two strides at 1
+    with pytest.raises(InputError, match="give --strides 2 or more"):
+        chosen(*words, "--strides", "1")
+
+
+@pytest.mark.parametrize("words", [("--variant", "large"), ("--width", "0.5"), ("--minimalistic",)])
+def test_a_network_that_is_not_inits_is_refused_by_name(words):
+    with pytest.raises(InputError, match=f"`{words[0][2:]}` .*`init` .*'cifar10-small'.*another --init"):
+        chosen("--init", "cifar10-small", *words)
+
+
+@pytest.mark.parametrize("words", [("--variant", "small"), ("--width", "1.0"), ("--no-minimalistic",)])
+def test_what_init_has_may_be_said_again(words):
+    assert chosen("--init", "cifar10-small", *words)[0].variant == "small"
+
+
+def test_a_minimalistic_checkpoint_is_known_as_one(tmp_path):
+    model = mnv3.MobileNetV3(spec=Spec.of("small", 0.35, 3, 2, minimalistic=True))
+    prepared = Preprocessing(32, 32, "bilinear", (0,) * 3, (1,) * 3)
+    Checkpoint("plain", model, ("a", "b", "c"), prepared, "scenes").save(tmp_path)
+    recipe, spec = chosen("--init", str(tmp_path))
+    assert recipe.minimalistic and recipe.width == 0.35 and spec == model.spec
+    with pytest.raises(InputError, match="minimalistic"):
+        chosen("--init", str(tmp_path), "--no-minimalistic")
+
+
+@pytest.mark.parametrize("given", ["{}/mine", "~/mine"])
+def test_of_a_folder_that_was_begun_from_only_the_name_is_published(given, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    folder = given.format(tmp_path)
+    published = train.published_recipe(Recipe(init=folder, teacher="user/repo", data=folder), "my pictures")
+    assert (published["init"], published["teacher"], published["data"]) == ("mine", "user/repo", "my pictures")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert train.published_recipe(Recipe(init="."), "")["init"] == "mine"
+
+
+def test_the_articles_recipe_is_its_loop(textures, tmp_path, monkeypatch):
+    """As published but for the batch, since there are 96 pictures here: Adam, a constant rate, pictures in 0..1."""
+    recipe, spec = chosen("--recipe", "article")
+    assert (recipe.optimiser, recipe.batch_size, recipe.epochs, recipe.size) == ("adam", 148, 10, 32)
+    assert {learning_rate(recipe, share) for share in (0, 0.3, 0.999)} == {1e-3} and spec.variant == "article-large"
+    steps, true_step = [], train.train_step
+
+    def watched(run, pictures, mean, std, *rest):
+        result = true_step(run, pictures, mean, std, *rest)
+        steps.append((type(run.optimiser), run.optimiser.param_groups[0]["lr"], *mean.tolist(), *std.tolist()))
+        return result
+
+    monkeypatch.setattr(train, "train_step", watched)
+    few = ["--recipe", "article", "--batch-size", "32", "--epochs", "1", "--holdout", "24", "--device", "cpu"]
+    assert train.main(["--data", str(textures), "--out", str(tmp_path), *few]) == 0
+    assert set(steps) == {(torch.optim.Adam, 1e-3, 0, 0, 0, 1, 1, 1)} and len(steps) == 3
+    checkpoint = mnv3.load(tmp_path)
+    assert checkpoint.preprocessing == Preprocessing(32, 32, "bilinear", (0,) * 3, (1,) * 3)
+    assert checkpoint.name == "textures-article-large" and checkpoint.gates.n.tolist() == [96, 32, 32, 32]
+
+
+def test_a_minimalistic_network_is_trained_and_has_no_gates(textures, tmp_path):
+    assert train.main(arguments(textures, tmp_path, "--minimalistic", "--epochs", "1")) == 0
+    checkpoint = mnv3.load(tmp_path)
+    assert checkpoint.spec == Spec.of("small", 0.35, 3, 2, minimalistic=True) and checkpoint.gates is None
+    assert not (tmp_path / "gates.safetensors").exists()
 
 
 # ---- the command line ---------------------------------------------------------------------------------------------
@@ -108,7 +225,8 @@ def test_help_shows_every_option_with_its_default(capsys):
         ("device", "toaster"), ("precision", "int4"), ("teacher", "cifar10-large"),
         ("optimiser", "lion"), ("schedule", "step"), ("policy", "auto"), ("accumulate", "3"), ("dropout", "1.0"),
         ("teacher-weight", "2.0"), ("temperature", "0.0"), ("erase", "nan"), ("mixup", "-1.0"), ("cutmix", "inf"),
-        ("smallest-crop", "0.0"), ("variant", "article-large"),
+        ("smallest-crop", "0.0"), ("variant", "article-large"), ("device", "meta"), ("workers", "-1"),
+        ("push-every", "-1"), ("precision", "fp16"),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_one_sentence_and_status_2(option, value, textures, tmp_path, capsys):

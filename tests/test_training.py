@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from training_help import FAST, MIDDLE, labelled, new_run, noise, numbers
+from training_help import CPU, FAST, MIDDLE, labelled, new_run, noise, numbers
 
 import mnv3
 from mnv3 import InputError, data, training
+from mnv3.article import ArticleSpec
 from mnv3.checkpoints import GateStatistics, read_checkpoint
 from mnv3.data import Pictures, augment, generator, normalise
 from mnv3.tables import Spec
-from mnv3.training import Averaged, Recipe, gate_statistics, score, train_step
+from mnv3.training import Averaged, Recipe, Run, gate_statistics, score, train_step
 
 # ---- one step -----------------------------------------------------------------------------------------------------
 
@@ -37,6 +38,14 @@ def test_every_parameter_gets_a_gradient(eight):
     train_step(run, eight, *MIDDLE)
     without = [name for name, p in run.model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
+
+
+@pytest.mark.parametrize("variant", ["article-large", "large"])
+def test_every_parameter_of_the_other_networks_gets_a_gradient(variant, eight):
+    spec = ArticleSpec(variant, 2) if variant == "article-large" else Spec.of(variant, 0.35, 2, 2)
+    run = Run.new(replace(FAST, dropout=0.0), spec, CPU)
+    train_step(run, eight, *MIDDLE)
+    assert [name for name, p in run.model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_it_learns_eight_pictures_by_heart(eight):
