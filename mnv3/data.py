@@ -89,11 +89,21 @@ class Files:
 
     def training_batch(self, recipe, step: int, share: tuple[int, int] = (0, 1)) -> tuple[Tensor, Tensor]:
         """As Pictures', from workers that read ahead in the run's order; a step out of turn starts them anew."""
+        try:
+            batch = self._next(recipe, step, share)
+        except RuntimeError:  # a worker ended, or the process that starts them, by a signal that was meant for the run
+            self._ahead = None
+            batch = self._next(recipe, step, share)
+        images, labels = _whole(batch)
+        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def _next(self, recipe, step: int, share: tuple[int, int]):
         if self._ahead is None or self._ahead[0] != step:
             self._ahead = step, iter(_loader(_Training(self, recipe), _Order(len(self), recipe, step, share), self))
-        images, labels = _whole(next(self._ahead[1]))
-        self._ahead = step + 1, self._ahead[1]
-        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        batch = next(self._ahead[1])
+        # after a fault, no worker stays
+        self._ahead = None if isinstance(batch, InputError) else (step + 1, self._ahead[1])
+        return batch
 
     def evaluation(self, index: Tensor, normal: tuple[Tensor, Tensor], batch_size: int) -> Iterator[Tensor]:
         """Pictures as the app would preprocess them, in batches; `normal` is in the preprocessing already."""
@@ -184,8 +194,10 @@ def _loader(dataset, batches, files: Files) -> DataLoader:
 
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal or a scheduler sends to all processes of a run:
-        signal.signal(number, signal.SIG_IGN)  # the run decides when to stop, and its workers end with it
+    # A terminal or a scheduler signals all processes of a run, which decides when it stops and ends its workers itself.
+    # Where it can't any more, Python's way out sends two SIGTERMs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _policy(name: str):
@@ -238,7 +250,7 @@ def open_source(data: str, seed: int) -> Source:
         raise InputError(f"`data` (='') is missing: give a folder of pictures, or {' or '.join(DOWNLOADS)}.")
     folder = Path(data).expanduser().resolve()
     if not folder.is_dir() and data in DOWNLOADS:
-        return Source(data, _dataset(data, True).classes, {})
+        return Source(data, tuple(_dataset(data, True).classes), {})
     if not folder.is_dir():
         raise InputError(f"`data` (={folder.name!r:.80}) is no folder here: give one, or {' or '.join(DOWNLOADS)}.")
     inside = {child.name for child in folder.iterdir() if child.is_dir()}

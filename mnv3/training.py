@@ -151,7 +151,11 @@ def chosen_recipe(options: dict) -> tuple[Recipe, Checkpoint | None]:
                 "leave it away, or give another --init."
             )
         chosen[name] = value
-    return Recipe(**chosen), source
+    recipe = Recipe(**{**chosen, "early_epochs": 0})
+    early, whole = ({**asdict(Recipe()), **RECIPES[options["recipe"]]}[name] for name in ("early_epochs", "epochs"))
+    if "early_epochs" not in given:  # a run too short for them has the same share of them
+        given["early_epochs"] = early if early <= recipe.epochs else early * recipe.epochs // whole
+    return replace(recipe, early_epochs=given["early_epochs"]), source
 
 
 def _network_of(source: Checkpoint) -> dict:

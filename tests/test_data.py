@@ -1,16 +1,33 @@
 """What training reads: folders of pictures, what is held out, and how pictures are augmented."""
 
+import errno
+import http.client
 import math
+import shutil
+import urllib.error
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_help import grown, labelled, noise, numbers, write
+from training_help import MIDDLE, grown, labelled, noise, numbers, write
 
-from mnv3 import InputError
-from mnv3.data import Pictures, augment, colour_statistics, generator, hold_out, normalise, read_folder
+from mnv3 import InputError, data
+from mnv3.data import (
+    Files,
+    Pictures,
+    augment,
+    colour_statistics,
+    find_classes,
+    generator,
+    hold_out,
+    normalise,
+    open_source,
+    read_folder,
+)
 from mnv3.images import Preprocessing, open_picture
+from mnv3.training import Recipe
 
 # ---- pictures held out --------------------------------------------------------------------------------------------
 
@@ -215,3 +232,231 @@ def test_pictures_are_turned_upright(tmp_path):
     write(tmp_path / "b" / "upright.png", upright)
     turned, plain = read_folder(tmp_path, 8).images
     assert torch.equal(turned, plain)
+
+
+# ---- what --data names --------------------------------------------------------------------------------------------
+
+
+def names(found):
+    return {name: [path.name for path in files] for name, files in found.items()}
+
+
+def test_a_single_folder_is_split_by_the_seed_into_parts_that_share_nothing(tmp_path):
+    grown(tmp_path / "pets", "cat", "dog", count=10)
+    grown(tmp_path / "pets", "hen", count=2)
+    source = open_source(str(tmp_path / "pets"), seed=1)
+    train, test = (names(source.splits[split]) for split in ("train", "test"))
+    assert (source.name, source.classes) == ("pets", ("cat", "dog", "hen"))
+    assert {name: len(files) for name, files in test.items()} == {"cat": 2, "dog": 2, "hen": 1}  # a fifth, one at least
+    for name, files in names(find_classes(tmp_path / "pets")).items():
+        assert sorted(train[name] + test[name]) == files
+    torch.manual_seed(99)
+    again, other = (open_source(str(tmp_path / "pets"), seed).splits for seed in (1, 2))
+    assert names(again["test"]) == test and names(again["train"]) == train and names(other["test"]) != test
+
+
+def test_a_class_of_one_picture_cannot_be_split(tmp_path):
+    grown(tmp_path, "cat", "dog")
+    grown(tmp_path, "hen", count=1)
+    with pytest.raises(InputError, match="'hen' has 1 picture"):
+        open_source(str(tmp_path), 0)
+
+
+@pytest.mark.parametrize(
+    "there, roles", [
+        ("train test", {"train": "train", "test": "test"}),
+        ("train val", {"train": "train", "test": "val"}),
+        ("train val test", {"train": "train", "test": "test", "validation": "val"}),
+    ],
+)  # fmt: skip
+def test_the_test_folder_is_for_testing_and_val_for_choices_or_for_testing_where_there_is_none(there, roles, tmp_path):
+    for folder in there.split():
+        grown(tmp_path / folder, "a", "b")
+    splits = open_source(str(tmp_path), 0).splits
+    assert {role: found["a"][0].parent.parent.name for role, found in splits.items()} == roles
+
+
+@pytest.mark.parametrize(
+    "there, said", [
+        ("train", "no folder test/"), ("test", "no folder train/"), ("val test", "no folder train/"),
+        ("train empty", "test/ has no class folder"), ("train loose", "test/ has no class folder"),
+    ],
+)  # fmt: skip
+def test_a_missing_or_empty_split_is_a_sentence_before_any_picture_is_opened(there, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "open_picture", lambda path: pytest.fail("a picture was opened"))
+    for folder in set(there.split()) - {"empty", "loose"}:
+        grown(tmp_path / folder, "a", "b")
+    if "empty" in there or "loose" in there:
+        (tmp_path / "test").mkdir()
+    if "loose" in there:
+        write(tmp_path / "test" / "1.png")
+    with pytest.raises(InputError, match=said):
+        open_source(str(tmp_path), 0)
+
+
+def test_no_data_at_all_is_a_sentence_and_not_the_folder_that_one_stands_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(grown(tmp_path, "a", "b"))
+    assert open_source(".", 0).classes == ("a", "b")
+    with pytest.raises(InputError, match=r"`data` \(=''\) is missing"):
+        open_source("", 0)
+
+
+class Downloaded:
+    """What torchvision's CIFAR10 and CIFAR100 are, after a download that isn't made here."""
+
+    asked = []
+
+    def __init__(self, root, train, download):
+        assert download and root.name == "datasets"
+        self.asked.append((type(self).__name__, train))
+        count = 30 if train else 10
+        self.data, self.targets = noise(count, 32, 32, 3, seed=count), [i % 10 for i in range(count)]
+        self.classes = [f"kind {k}" for k in range(10)]
+
+
+@pytest.mark.parametrize("name, kind", [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
+def test_cifar_is_downloaded_by_name_where_no_folder_is_called_so(name, kind, tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, kind, type(kind, (Downloaded,), {"asked": []}))
+    source, prepared = open_source(name, 0), Preprocessing(32, 32, "bilinear", (0,) * 3, (1,) * 3)
+    train, test = source.read("train", prepared), source.read("test", prepared)
+    assert getattr(datasets, kind).asked == [(kind, True), (kind, True), (kind, False)]
+    classes = tuple(f"kind {k}" for k in range(10))  # a teacher's labels are a tuple, and must be equal to them
+    assert (source.name, source.classes, train.classes, len(train), len(test)) == (name, classes, classes, 30, 10)
+    assert torch.equal(train.images[7], torch.from_numpy(noise(30, 32, 32, 3, seed=30)[7]).permute(2, 0, 1))
+    assert train.labels[:12].tolist() == [*range(10), 0, 1]
+    with pytest.raises(InputError, match=r"`size` \(=64\) doesn't fit cifar"):
+        source.read("train", replace(prepared, resize=64, crop=64))
+    grown(tmp_path / name, "a", "b")
+    assert open_source(name, 0).classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "error", [urllib.error.URLError("no route"), ConnectionResetError("reset"), http.client.IncompleteRead(b"half"),
+              TimeoutError(), RuntimeError("File not found or corrupted.")],
+)  # fmt: skip
+def test_a_download_that_fails_is_one_sentence(error, monkeypatch):
+    from torchvision import datasets
+
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr(datasets, "CIFAR10", failing)
+    with pytest.raises(InputError, match="cifar10 could not be fetched: check the network") as caught:
+        open_source("cifar10", 0)
+    assert caught.value.__suppress_context__
+
+
+def test_a_disk_that_the_download_fills_is_not_put_down_to_the_network(monkeypatch):
+    from torchvision import datasets
+
+    def failing(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(datasets, "CIFAR10", failing)
+    with pytest.raises(OSError, match="No space left"):
+        open_source("cifar10", 0)
+
+
+# ---- large pictures -----------------------------------------------------------------------------------------------
+
+PREPARED = Preprocessing(36, 32, "bicubic", (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
+LARGE = Recipe(size=32, batch_size=4, epochs=6, early_epochs=0, policy="trivial")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """train/ with twelve pictures of two classes, no two of them of one size."""
+    folder = tmp_path_factory.mktemp("large")
+    for i in range(12):
+        write(folder / "train" / "ab"[i % 2] / f"{i}.png", noise(40 + 3 * i, 60 - 2 * i, 3, seed=i))
+    grown(folder / "test", "a", "b", count=1)
+    return folder
+
+
+def opened(folder, workers=0):
+    files = open_source(str(folder), 0).read("train", PREPARED, workers)
+    assert isinstance(files, Files)
+    return files
+
+
+def test_large_pictures_are_the_same_whatever_the_workers_and_wherever_the_run_goes_on(large):
+    alone, helped, resumed = opened(large), opened(large, workers=2), opened(large)
+    straight = [alone.training_batch(LARGE, step) for step in range(12)]
+    for step in range(2, 12):  # from the middle of the first epoch into later ones
+        if step == 3:
+            for worker in helped._ahead[1]._workers:  # as the machine does where memory is short
+                worker.kill()
+        for images, labels in (helped.training_batch(LARGE, step), resumed.training_batch(LARGE, step)):
+            assert torch.equal(images, straight[step][0]) and torch.equal(labels, straight[step][1])
+    assert not torch.equal(straight[0][0], straight[3][0])
+    assert images.shape == (4, 3, 32, 32) and images.dtype == torch.uint8
+    seen = torch.cat([labels for _, labels in straight[:3]])
+    assert seen.bincount().tolist() == [6, 6]
+
+
+def test_the_same_picture_looks_otherwise_in_the_next_epoch_and_under_another_seed(large):
+    one = opened(large).subset(torch.tensor([0, 1]))
+    recipe = replace(LARGE, batch_size=2, policy="none")
+    first, next_epoch = ({p.numpy().tobytes() for p in one.training_batch(recipe, step)[0]} for step in (0, 1))
+    other_seed = {p.numpy().tobytes() for p in one.training_batch(replace(recipe, seed=1), 0)[0]}
+    assert len(first | next_epoch) == 4 and len(first | other_seed) > 2
+
+
+def test_large_pictures_are_measured_exactly_as_the_app_shows_them_to_the_network(large):
+    files = opened(large)
+    batches = list(files.evaluation(torch.arange(12), MIDDLE, 5))
+    assert [len(batch) for batch in batches] == [5, 5, 2]
+    for path, x in zip(files.paths, torch.cat(batches), strict=True):
+        assert torch.equal(x, PREPARED(open_picture(path)))
+
+
+def test_files_held_out_keep_their_labels(large):
+    learned, held_out = hold_out(opened(large), 4, 0)
+    assert len(learned) == 8 and held_out.labels.tolist() == [0, 0, 1, 1]
+    for part in (learned, held_out):
+        assert [path.parent.name for path in part.paths] == ["ab"[k] for k in part.labels]
+
+
+def test_an_unreadable_large_file_is_named_and_skipped_up_to_the_limit(large, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(large, tmp_path / "large")
+    (folder / "train" / "a" / "broken.jpg").write_bytes(b"\xff\xd8\xff and no more")
+    with pytest.raises(InputError, match="1 of 13 files in train/ can't be read"):
+        opened(folder)
+    monkeypatch.setattr(data, "MAX_UNREADABLE", 0.1)
+    capsys.readouterr()
+    assert len(opened(folder)) == 12
+    said = capsys.readouterr().out
+    assert "skipped a/broken.jpg: " in said and str(tmp_path) not in said
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_goes_bad_while_training_is_named_and_nothing_else(workers, large, tmp_path):
+    folder = shutil.copytree(large, tmp_path / "large")
+    files = opened(folder, workers)
+    for name in ("0.png", "2.png", "4.png"):
+        (folder / "train" / "a" / name).write_bytes(b"\x89PNG and no more")
+    for read in (
+        lambda: [files.training_batch(LARGE, step) for step in range(3)],
+        lambda: list(files.evaluation(torch.arange(12), MIDDLE, 12)),
+    ):
+        with pytest.raises(InputError, match=r"^a/\d\.png: This PNG picture is") as caught:
+            read()
+        assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+        if workers:  # each of them takes seconds to start
+            break
+
+
+def test_a_share_without_pictures_measures_none(large):
+    assert list(opened(large).evaluation(torch.arange(0), MIDDLE, 5)) == []
+    assert list(labelled(3, 3).evaluation(torch.arange(0), MIDDLE, 5)) == []
+
+
+def test_pictures_too_many_for_memory_are_read_from_their_files(large, tmp_path, monkeypatch):
+    grown(tmp_path / "small", "a", "b", count=5)
+    prepared = replace(PREPARED, resize=8, crop=8)
+    assert isinstance(open_source(str(tmp_path / "small"), 0).read("train", prepared), Pictures)
+    monkeypatch.setattr(data, "MAX_RESIDENT", 8 * 3 * 8 * 8 - 1)
+    assert isinstance(open_source(str(tmp_path / "small"), 0).read("train", prepared), Files)

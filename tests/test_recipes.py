@@ -195,6 +195,9 @@ def test_every_field_of_the_recipe_has_an_option(name):
     ([], {"epochs": 18, "optimiser": "sgd"}),
     (["--recipe", "article", "--data", "x"], {"variant": "article-large", "epochs": 10, "batch_size": 148, "lr": 1e-3}),
     (["--recipe", "article", "--lr", "0.2"], {"optimiser": "adam", "lr": 0.2}),  # also where it is the default
+    (["--epochs", "9"], {"epochs": 9, "early_epochs": 6}),  # of 18 the recipe has 13, which a shorter run hasn't
+    (["--epochs", "14"], {"epochs": 14, "early_epochs": 13}),
+    (["--epochs", "9", "--early-epochs", "2"], {"epochs": 9, "early_epochs": 2}),
     (["--init", "cifar10-large", "--recipe", "cifar"], {"variant": "large", "init": "cifar10-large"}),
 ])  # fmt: skip
 def test_the_command_line_comes_before_inits_network_and_that_before_the_recipe(words, found):

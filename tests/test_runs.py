@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
-from training_help import CLASSES, ROOT, STEPS, arguments, differences, interrupted, last_line, new_run
+from training_help import CLASSES, ROOT, STEPS, arguments, differences, interrupted, last_line, new_run, noise
 
 import mnv3
 import train
@@ -387,3 +388,120 @@ def test_a_test_split_may_lack_a_class(textures, straight, tmp_path):
 def test_fewer_held_out_pictures_than_classes_still_end_in_a_checkpoint(textures, tmp_path):
     assert train.main(arguments(textures, tmp_path / "run", "--holdout", "2", "--epochs", "1")) == 0
     assert isinstance(mnv3.load(tmp_path / "run"), Checkpoint)
+
+
+# ---- killed, and signalled with its workers -----------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+import torch
+import train
+saves, true_save = [], torch.save
+def save(state, path):
+    saves.append(path)
+    true_save(state, path)
+    if len(saves) == 2:  # the second epoch's: half of it is on the disk
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = save
+train.main(sys.argv[1:])
+"""
+
+
+def test_a_run_that_is_killed_in_the_middle_of_a_save_goes_on_from_the_last_state(textures, straight, tmp_path):
+    out = tmp_path / "run"
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-c", KILLED, *arguments(textures, out)]
+    assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == STEPS
+    assert len(list(out.glob(".last.pt.*"))) == 1  # what was being written
+    assert train.main(arguments(textures, out, "--resume")) == 0
+    assert differences(out, straight) == [] and list(out.glob(".*")) == []
+
+
+@pytest.fixture(scope="module")
+def scenery(tmp_path_factory):
+    """One folder of three classes of 40 large pictures, hardly two of them of one size."""
+    folder = tmp_path_factory.mktemp("scenery") / "scenery"
+    for k, name in enumerate(CLASSES):
+        for i in range(40):
+            coarse = noise(4 + 4 * k, 4 + 4 * k, 3, seed=1000 * k + i)
+            picture = Image.fromarray(coarse).resize((60 + i, 80 - i % 7), Image.Resampling.NEAREST)
+            path = folder / name / f"{i}.{'png' if i % 2 else 'jpg'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+    return folder
+
+
+LARGE = "--init cifar10-small --size 32 --strides 2 --policy trivial --mixup 0.2 --erase 0.2 --workers 0".split()
+WIDE = ["--width", "1.0", *LARGE]  # the last --width counts
+
+
+def test_a_run_on_large_pictures_stopped_in_mid_epoch_and_resumed_is_the_same_run(scenery, tmp_path):
+    straight, out = tmp_path / "straight", tmp_path / "run"
+    assert train.main(arguments(scenery, straight, *WIDE)) == 0
+    assert interrupted(scenery, out, 6, *WIDE) == 130  # of four steps in an epoch
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == 6
+    assert train.main(arguments(scenery, out, *WIDE, "--resume")) == 0
+    assert differences(out, straight) == []
+    checkpoint = mnv3.load(straight)
+    known = mnv3.load("cifar10-small").preprocessing
+    assert checkpoint.preprocessing == known and checkpoint.labels == CLASSES
+    assert checkpoint.metrics["test"]["n"] == 24 and checkpoint.metrics["held_out"]["n"] == 24
+    assert checkpoint.gates.n.tolist()[0] == 120 - 24 - 24
+    assert checkpoint.metrics["recipe"]["init"] == "cifar10-small"
+
+
+def test_signals_to_all_processes_of_a_run_stop_it_and_its_workers_and_save(scenery, tmp_path):
+    """As Ctrl-C in a terminal does, and a scheduler's SIGTERM."""
+    out = tmp_path / "run"
+    words = arguments(scenery, out, *WIDE, "--workers", "1", "--epochs", "3")
+    command = [sys.executable, "-c", CHILD, str(tmp_path), *words]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "there").exists():
+            assert child.poll() is None and time.monotonic() < deadline, child.stderr.read()
+            time.sleep(0.02)
+        os.killpg(child.pid, signal.SIGINT)
+        os.killpg(child.pid, signal.SIGTERM)
+        (tmp_path / "sent").touch()
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 130 and "stopped and saved at step" in said and "Traceback" not in said, said
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == 8
+
+
+def test_a_gpu_without_memory_is_one_sentence(textures, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate …")
+
+    monkeypatch.setattr(train, "train_step", full)
+    assert train.main(arguments(textures, tmp_path / "run")) == 1
+    assert "--accumulate" in last_line(capsys)
+
+
+def test_test_pictures_that_cannot_be_read_cost_no_training(textures, tmp_path, monkeypatch, capsys):
+    """They are opened last, so what is wrong with them is known last."""
+    moved, out = shutil.copytree(textures, tmp_path / "moved"), tmp_path / "run"
+    broken = moved / "test" / CLASSES[0] / "0.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:100])
+    assert train.main(arguments(moved, out, "--epochs", "1")) == 2
+    assert "1 of 36 files in test/ can't be read" in (said := last_line(capsys)) and "--resume" in said
+    assert "test" not in mnv3.load(out).metrics
+    broken.write_bytes(whole)
+    monkeypatch.setattr(train, "train_step", lambda *_: pytest.fail("a step was taken"))
+    assert train.main(arguments(moved, out, "--epochs", "1", "--resume")) == 0
+    assert mnv3.load(out).metrics["test"]["n"] == 36
+
+
+def test_large_pictures_held_out_are_read_once_for_both_sets_of_weights(scenery, tmp_path, monkeypatch):
+    read, evaluation = [], data.Files.evaluation
+
+    def watched(files, index, *rest):
+        read.append((len(files), len(index)))
+        return evaluation(files, index, *rest)
+
+    monkeypatch.setattr(data.Files, "evaluation", watched)
+    assert train.main(arguments(scenery, tmp_path / "run", *WIDE, "--epochs", "1")) == 0
+    # after the epoch and for the choice; gates; test
+    assert read == [(24, 24), (24, 24), (72, 72), (24, 24)]
