@@ -40,6 +40,7 @@ from mnv3.checkpoints import Checkpoint, read_checkpoint, replace_file
 from mnv3.data import Files, Pictures, Source, colour_statistics, hold_out, open_source
 from mnv3.errors import InputError
 from mnv3.images import Preprocessing
+from mnv3.processes import cores, first_alone, meet, say, world
 from mnv3.tables import final_side, multiply_adds, parameters
 from mnv3.training import (
     Recipe,
@@ -53,9 +54,7 @@ from mnv3.training import (
     score,
     set_early,
     steps_per_epoch,
-    summed,
     train_step,
-    world,
 )
 
 SAVE_EVERY = 120  # seconds between saved states: what a pulled plug may cost
@@ -76,6 +75,14 @@ class Options:
     private: bool = False
     push_every: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("workers", "push_every"):
+            if getattr(self, name) < 0:
+                raise InputError(f"`{name}` (={getattr(self, name)}) must be 0 or more.")
+        for name in ("private", "push_every"):
+            if getattr(self, name) and not self.push_to_hub:
+                raise InputError(f"`{name}` (={getattr(self, name)}) needs --push-to-hub user/repo.")
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     option("--data-note", default="", help="what the data is, in words, for the model card")
     found = "cuda" if torch.cuda.is_available() else "cpu"
     option("--device", default=found, help="cpu or cuda (a GPU if there is one)")
-    option("--workers", type=int, default=os.cpu_count() or 0, help="processes that read large pictures (one per core)")
+    option("--workers", type=int, default=cores(), help="processes that read large pictures (one per core)")
     option("--push-to-hub", default="", metavar="USER/REPO", help="publish the folder there at the end")
     option("--private", action="store_true", help="make that repo a private one")
     option("--push-every", type=int, default=0, metavar="EPOCHS", help="publish along the way too, in the background")
@@ -100,13 +107,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except OSError as error:
         remedy = "make room and go on with --resume" if error.errno == errno.ENOSPC else "check --data and --out"
-        print(f"train.py: {error.strerror}: {remedy}. A state that was saved is whole.", file=sys.stderr)
+        reason = error.strerror or "a file can't be read or written"
+        print(f"train.py: {reason}: {remedy}. A state that was saved is whole.", file=sys.stderr)
         return 1
     except FloatingPointError as error:
         print(f"train.py: {error} The last saved state is whole: use a lower --lr.", file=sys.stderr)
         return 1
+    except torch.OutOfMemoryError:
+        print("train.py: the GPU has too little memory: use --accumulate 2 or more, a smaller --batch-size, or "
+              "--precision bf16. The last saved state is whole.", file=sys.stderr)  # fmt: skip
+        return 1
     except KeyboardInterrupt:
-        print("train.py: stopped before a step was taken, so there is nothing new to save", file=sys.stderr)
+        print("train.py: stopped outside training, where there is nothing to save; a saved state is whole",
+              file=sys.stderr)  # fmt: skip
         return 130
     finally:
         if dist.is_initialized():
@@ -123,6 +136,8 @@ def usable(device: str) -> torch.device:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(device)
         found = torch.empty(0, device=device).device
+        if found.type == "meta":
+            raise RuntimeError
     except (RuntimeError, AssertionError):
         raise InputError(f"`device` (={device!r:.40}) can't be used here: give cpu, or cuda with a GPU.") from None
     if "LOCAL_RANK" in os.environ and not dist.is_initialized():
@@ -132,51 +147,71 @@ def usable(device: str) -> torch.device:
 
 def train(recipe: Recipe, source: Checkpoint | None, options: Options) -> int:
     """The whole run: read, learn, choose on held-out pictures, measure once, save, publish. Returns the exit status."""
-    device, out = usable(options.device), options.out
-    if recipe.precision == "fp16" and device.type != "cuda":
-        raise InputError("`precision` (='fp16') needs a GPU: give --precision bf16 or fp32.")
-    if recipe.batch_size % (recipe.accumulate * world()[1]):
-        raise InputError(f"`batch_size` (={recipe.batch_size}) must divide by accumulate × {world()[1]} processes.")
+    device, out, first = usable(options.device), options.out, world()[0] == 0
+    check_hardware(recipe, device)
     state = start_state(recipe, out, options.resume)
-    if options.push_to_hub and world()[0] == 0:
-        hub.check_write(options.push_to_hub, options.private)
     say(json.dumps(asdict(recipe)))
-    data = open_source(recipe.data, recipe.seed)  # names only: test pictures are opened when training has ended
+    # names only: test pictures are opened when training has ended
+    data = first_alone(lambda: open_source(recipe.data, recipe.seed), device)
     teacher = teacher_for(recipe, data.classes, device)
     spec = network_spec(recipe, len(data.classes), source)
-    if final_side(spec, recipe.size) == 1:
-        say(f"note: {recipe.size} pixels end in a 1×1 map: a higher --strides learns more and shows where")
+    if options.push_to_hub and first:  # after what costs nothing to check, so that no slip leaves an empty repo
+        hub.check_write(options.push_to_hub, options.private)
     learned, held_out, preprocessing = read(data, recipe, source, options.workers)
     learned, held_out = learned.to(device), held_out.to(device)
     colours = preprocessing.mean, preprocessing.std
     run = Run.new(recipe, spec, device, source, teacher, colours)
-    steps = recipe.epochs * steps_per_epoch(learned, recipe)
-    if steps * recipe.norm_momentum < 10:
-        say(f"note: {steps} steps are few for BatchNorm's --norm-momentum {recipe.norm_momentum}: use a higher one")
+    notes(run, learned)
     if state:
-        found = data_position(learned)
-        if changed := [f"{k}: {state[k]} → {v}" for k, v in found.items() if state[k] != v]:
-            raise InputError(f"The run in {out.name}/ learned from other pictures ({'; '.join(changed):.200}).")
-        run.restore(state)
-        say(f"resumed at step {run.step} of {steps}")
+        go_on(run, state, learned, out)
     normal = tuple(torch.tensor(values, device=device) for values in colours)
     note = options.data_note or f"{data.name}, {len(learned) + len(held_out):,} pictures of {len(data.classes)} classes"
     folder = Folder(options, preprocessing, note, data.classes)
     with Stopping() as stopping:
         finished = learn(run, learned, held_out, normal, folder, stopping)
-    if not finished:
-        say(f"stopped and saved at step {run.step}: the same command with --resume goes on", file=sys.stderr)
-        return 130
+        if not finished:
+            say(f"stopped and saved at step {run.step}: the same command with --resume goes on", file=sys.stderr)
+            meet(device)  # torchrun ends the others as soon as one has ended, also one that is still saving
+            return 130
     checkpoint = store(run, learned, held_out, normal, folder)
-    test = data.read("test", preprocessing, options.workers, progress("test"))
+    try:
+        test = data.read("test", preprocessing, options.workers, progress("test"))
+    except InputError as error:
+        raise InputError(f"{error} The checkpoint is stored; the same command with --resume measures it.") from None
     measure(checkpoint, test.to(device), out)
-    return publish(options) if options.push_to_hub and world()[0] == 0 else 0
+    return publish(options) if options.push_to_hub and first else 0
 
 
-def say(text: str, file=None) -> None:
-    """Prints in the first process only."""
-    if world()[0] == 0:
-        print(text, file=file, flush=True)
+def check_hardware(recipe: Recipe, device: torch.device) -> None:
+    """Raises InputError for what the recipe alone can't know: no GPU for fp16, too many processes for its batches."""
+    processes = world()[1]
+    if recipe.precision == "fp16" and device.type != "cuda":
+        raise InputError("`precision` (='fp16') needs a GPU: give --precision bf16 or fp32.")
+    parts = recipe.accumulate * processes
+    if recipe.batch_size % parts or recipe.batch_size < 2 * parts:  # BatchNorm has no statistics of one picture
+        raise InputError(f"`batch_size` (={recipe.batch_size}) must divide by accumulate × {processes} processes, "
+                         "with two pictures or more in each part.")  # fmt: skip
+
+
+def notes(run: Run, learned: Pictures | Files) -> None:
+    """Says what is likely to disappoint."""
+    recipe, steps = run.recipe, run.recipe.epochs * steps_per_epoch(learned, run.recipe)
+    if final_side(run.model.spec, recipe.size) == 1:
+        say(f"note: {recipe.size} pixels end in a 1×1 map: a higher --strides learns more and shows where")
+    if steps * recipe.norm_momentum < 10:
+        say(f"note: {steps} steps are few for BatchNorm's --norm-momentum {recipe.norm_momentum}: use a higher one")
+
+
+def go_on(run: Run, state: dict, learned: Pictures | Files, out: Path) -> None:
+    """The saved run's state. Raises InputError if it learned from other pictures."""
+    found = data_position(learned)
+    if changed := [f"{k}: {state[k]} → {v}" for k, v in found.items() if state[k] != v]:
+        raise InputError(f"The run in {out.name}/ learned from other pictures ({'; '.join(changed):.200}).")
+    run.restore(state)
+    say(f"resumed at step {run.step} of {run.recipe.epochs * steps_per_epoch(learned, run.recipe)}")
+    if (before := state.get("processes", 1)) != (now := world()[1]):
+        say(f"note: {before} processes before and {now} now draw otherwise: the same pictures in each step, but not "
+            "the same run")  # fmt: skip
 
 
 def progress(split: str):
@@ -239,10 +274,11 @@ def store(run: Run, learned: Pictures | Files, held_out: Pictures | Files, norma
     models = {"averaged": run.average.model, "newest": run.model.eval()}
     for model in models.values():
         set_early(model, False)
-    scores = {name: score(predict(m, held_out, *normal), held_out.labels) for name, m in models.items()}
+    logits = answers(models.values(), held_out, normal)
+    scores = {name: score(z, held_out.labels) for name, z in zip(models, logits, strict=True)}
     best = max(scores, key=lambda name: scores[name]["top1"])
     device, gates = normal[0].device, None
-    if world()[0] == 0 and models[best].gated:
+    if models[best].gated:
         gates = gate_statistics(models[best], learned, *normal, "training pictures, without those held out")
     minutes = sum(row["seconds"] for row in run.log) / 60
     spec, side = run.model.spec, run.recipe.size
@@ -255,13 +291,15 @@ def store(run: Run, learned: Pictures | Files, held_out: Pictures | Files, norma
     if world()[0] == 0:
         checkpoint.save(folder.options.out, half=True)
         save_png(curves(run.log), folder.options.out / "curves.png")
-    summed(torch.zeros(1, device=device))  # the others read the folder once it is there
+    meet(device)  # the others read the folder once it is there
     return checkpoint
 
 
 def published_recipe(recipe: Recipe, note: str) -> dict:
     """The recipe without the host's paths: the data in words, a folder's name for a folder."""
-    short = {k: Path(v).name for k in ("init", "teacher") if os.path.isdir(v := getattr(recipe, k))}
+    named = {k: getattr(recipe, k) for k in ("init", "teacher")}
+    folders = {k: Path(v).expanduser() for k, v in named.items() if v and (v[0] in "./~\\" or os.path.isdir(v))}
+    short = {k: folder.resolve().name for k, folder in folders.items()}
     return asdict(recipe) | short | {"data": note}
 
 
@@ -308,6 +346,9 @@ def start_state(recipe: Recipe, out: Path, resume: bool) -> dict | None:
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "last.pt"
+    if world()[0] == 0:
+        for left in out.glob(f".{path.name}.*"):  # by a process that was killed while it saved
+            left.unlink(missing_ok=True)
     if not resume:
         if path.exists():
             raise InputError(f"{out.name}/ already holds a run: add --resume to go on, or choose another --out.")
@@ -350,14 +391,15 @@ def learn(run: Run, learned, held_out, normal, folder: Folder, stopping: Stoppin
     with tqdm(**count, unit="img", unit_scale=True, mininterval=2, disable=not first) as bar:
         while run.step < total:
             began = time.monotonic()
-            loss, top1 = train_step(run, learned, *normal)
+            loss, top1, any_stop = train_step(run, learned, *normal, stopping.asked)
             run.losses.append(loss)
             run.top1s.append(top1)
             run.seconds += time.monotonic() - began
             bar.update(batch)
             if run.step % 20 == 0:
                 show(bar, run, steps)
-            stop, ended = agreed(stopping, normal[0].device), run.step % steps == 0
+            # all processes must leave at the same step, so they heed what they told each other in it
+            stop, ended = (any_stop if world()[1] > 1 else stopping.asked), run.step % steps == 0
             due = stop or ended or (first and time.monotonic() - saved > SAVE_EVERY)
             if due:
                 run.check()
@@ -368,14 +410,14 @@ def learn(run: Run, learned, held_out, normal, folder: Folder, stopping: Stoppin
                     bar.write(" · ".join(f"{k} {v}" for k, v in run.log[-1].items()))
                     write_log(run.log, out)
             if due and first:
-                state = {**run.state(), **data_position(learned)}
+                state = {**run.state(), **data_position(learned), "processes": world()[1]}
                 replace_file(out / "last.pt", lambda path, state=state: torch.save(state, path))
                 saved = time.monotonic()
             if pusher and first and ended and len(run.log) % options.push_every == 0 and run.step < total:
                 push_on_the_way(run, folder, pusher)
             if stop:
                 break
-    if pusher:
+    if pusher and run.step == total:  # who is told to stop has seconds, and the state is saved
         pusher.wait()
     return run.step == total
 
@@ -385,11 +427,10 @@ def show(bar: tqdm, run: Run, steps: int) -> None:
     bar.set_postfix(epoch=run.step // steps + 1, loss=f"{loss:.3f}", top1=f"{top1:.1%}")
 
 
-def agreed(stopping: Stopping, device: torch.device) -> bool:
-    """Whether any process was asked to stop; all of them must leave at the same step."""
-    if world()[1] == 1:
-        return stopping.asked
-    return bool(summed(torch.tensor(float(stopping.asked), device=device)) > 0)
+def answers(models, held_out: Pictures | Files, normal) -> tuple:
+    """Each model's logits, the pictures read once for all of them."""
+    together = predict(lambda x: torch.cat([model(x).float() for model in models], 1), held_out, *normal)
+    return together.chunk(len(models), 1)
 
 
 def push_on_the_way(run: Run, folder: Folder, pusher: hub.Pusher) -> None:
@@ -407,7 +448,7 @@ def data_position(learned: Pictures) -> dict:
 def epoch_row(run: Run, held_out: Pictures, normal) -> dict:
     """One line of the log: training loss and top-1, held-out top-1 of the newest and of the averaged weights."""
     set_early(run.average.model, len(run.log) < run.recipe.early_epochs)  # as the epoch that just ended ran
-    logits = [predict(model, held_out, *normal) for model in (run.model.eval(), run.average.model)]
+    logits = answers((run.model.eval(), run.average.model), held_out, normal)
     if not all(bool(torch.isfinite(z).all()) for z in logits):
         raise FloatingPointError(f"The answers to held-out pictures are not finite after step {run.step}.")
     newest, average = (score(z, held_out.labels) for z in logits)

@@ -44,7 +44,7 @@ def curves(log: list[dict], width: int = 720, height: int = 420) -> Image.Image:
     draw.text(((left + right) / 2, bottom + 24), "epoch", INK, font, anchor="mt")
     for number, (key, colour) in enumerate(COLOURS.items()):
         points = [place(row["epoch"], row[key]) for row in log]
-        draw.line(points, colour, 2) if len(points) > 1 else draw.ellipse([points[0], points[0]], colour)
+        draw.line(points, colour, 2) if len(points) > 1 else draw.circle(points[0], 4, colour)  # one epoch: no line
         y = bottom - 58 + 18 * number
         draw.rectangle([right - 252, y - 9, right, y + 9], PAPER)
         draw.line([(right - 250, y), (right - 230, y)], colour, 3)

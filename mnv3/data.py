@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import urllib.error
+import errno
+import http.client
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -13,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from .errors import InputError
 from .images import Preprocessing, open_picture
+from .processes import cores, gathered, say, world
 
 PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"}
 MAX_RESIDENT = 4 * 2**30  # bytes of pictures kept in memory
@@ -56,7 +58,7 @@ class Pictures:
 
     def evaluation(self, index: Tensor, normal: tuple[Tensor, Tensor], batch_size: int) -> Iterator[Tensor]:
         """Normalised pictures in batches, without augmentation."""
-        for part in index.to(self.images.device).split(batch_size):
+        for part in index.to(self.images.device).split(batch_size) if len(index) else ():
             yield normalise(self.images[part], *normal)
 
 
@@ -87,16 +89,27 @@ class Files:
 
     def training_batch(self, recipe, step: int, share: tuple[int, int] = (0, 1)) -> tuple[Tensor, Tensor]:
         """As Pictures', from workers that read ahead in the run's order; a step out of turn starts them anew."""
+        try:
+            batch = self._next(recipe, step, share)
+        except RuntimeError:  # a worker ended, or the process that starts them, by a signal that was meant for the run
+            self._ahead = None
+            batch = self._next(recipe, step, share)
+        images, labels = _whole(batch)
+        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def _next(self, recipe, step: int, share: tuple[int, int]):
         if self._ahead is None or self._ahead[0] != step:
             self._ahead = step, iter(_loader(_Training(self, recipe), _Order(len(self), recipe, step, share), self))
-        images, labels = next(self._ahead[1])
-        self._ahead = step + 1, self._ahead[1]
-        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        batch = next(self._ahead[1])
+        # after a fault, no worker stays
+        self._ahead = None if isinstance(batch, InputError) else (step + 1, self._ahead[1])
+        return batch
 
     def evaluation(self, index: Tensor, normal: tuple[Tensor, Tensor], batch_size: int) -> Iterator[Tensor]:
         """Pictures as the app would preprocess them, in batches; `normal` is in the preprocessing already."""
-        batches = [part.tolist() for part in index.cpu().split(batch_size)]
-        for images in _loader(_Evaluation(self), batches, self):
+        batches = [part.tolist() for part in index.cpu().split(batch_size)] if len(index) else []
+        for batch in _loader(_Evaluation(self), batches, self):
+            images = _whole(batch)
             yield images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
 
 
@@ -113,7 +126,7 @@ class _Training:
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int]:
         step, index = place
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator(self.seed, 2, step, index))))
-        picture = torch.from_numpy(np.array(open_picture(self.paths[index]))).permute(2, 0, 1)
+        picture = torch.from_numpy(np.array(_opened(self.paths[index]))).permute(2, 0, 1)
         picture = self.flip(self.crop(picture))
         return (self.policy(picture) if self.policy else picture), self.labels[index]
 
@@ -123,7 +136,38 @@ class _Evaluation:
         self.paths, self.preprocessing = files.paths, files.preprocessing
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.preprocessing(open_picture(self.paths[index]))
+        return self.preprocessing(_opened(self.paths[index]))
+
+
+def _opened(path: Path):
+    """open_picture with the file named by its last two parts: a path of the host's is nobody else's business."""
+    try:
+        return open_picture(path)
+    except InputError as error:
+        raise InputError(f"{path.parent.name}/{path.name}: {error}") from None
+
+
+class _Items:
+    """The dataset, whose batches may hold an InputError: a loader would bring it home inside a traceback."""
+
+    def __init__(self, dataset: _Training | _Evaluation):
+        self.dataset = dataset
+
+    def __getitems__(self, places: list) -> list:
+        try:
+            return [self.dataset[place] for place in places]
+        except InputError as error:
+            return [error]
+
+
+def _batch(items: list):
+    return items[0] if isinstance(items[0], InputError) else default_collate(items)
+
+
+def _whole(batch):
+    if isinstance(batch, InputError):
+        raise batch
+    return batch
 
 
 class _Order:
@@ -143,13 +187,17 @@ def _loader(dataset, batches, files: Files) -> DataLoader:
     context = "forkserver" if files.workers else None
     pinned = files.device.type == "cuda"
     return DataLoader(
-        dataset, batch_sampler=batches, num_workers=files.workers, multiprocessing_context=context, pin_memory=pinned,
-        worker_init_fn=_one_thread,
+        _Items(dataset), batch_sampler=batches, num_workers=files.workers, multiprocessing_context=context,
+        pin_memory=pinned, collate_fn=_batch, worker_init_fn=_start_worker,
     )  # fmt: skip
 
 
-def _one_thread(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
+    # A terminal or a scheduler signals all processes of a run, which decides when it stops and ends its workers itself.
+    # Where it can't any more, Python's way out sends two SIGTERMs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _policy(name: str):
@@ -198,9 +246,11 @@ def open_source(data: str, seed: int) -> Source:
     A folder has train/ and test/ (or val/; with both, val/ is for choices and test/ for the one measurement), or
     the classes themselves, of which a share is split off by the seed for testing. Raises InputError.
     """
+    if not data:
+        raise InputError(f"`data` (='') is missing: give a folder of pictures, or {' or '.join(DOWNLOADS)}.")
     folder = Path(data).expanduser().resolve()
     if not folder.is_dir() and data in DOWNLOADS:
-        return Source(data, _dataset(data, True).classes, {})
+        return Source(data, tuple(_dataset(data, True).classes), {})
     if not folder.is_dir():
         raise InputError(f"`data` (={folder.name!r:.80}) is no folder here: give one, or {' or '.join(DOWNLOADS)}.")
     inside = {child.name for child in folder.iterdir() if child.is_dir()}
@@ -209,7 +259,8 @@ def open_source(data: str, seed: int) -> Source:
         return Source(folder.name, tuple(train), {"train": train, "test": test})
     train = find_classes(folder / "train")
     classes = tuple(train)
-    splits = {"train": train, "test": find_classes(folder / ("test" if "test" in inside else "val"), classes)}
+    test = "val" if "val" in inside and "test" not in inside else "test"
+    splits = {"train": train, "test": find_classes(folder / test, classes)}
     if {"test", "val"} <= inside:
         splits["validation"] = find_classes(folder / "val", classes)
     return Source(folder.name, classes, splits)
@@ -232,7 +283,9 @@ def _dataset(name: str, train: bool):
 
     try:
         return getattr(datasets, DOWNLOADS[name])(Path(torch.hub.get_dir()) / "datasets", train=train, download=True)
-    except (urllib.error.URLError, RuntimeError, TimeoutError):  # RuntimeError: it arrived damaged
+    except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: it arrived damaged
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise  # no fault of the network
         raise InputError(f"{name} could not be fetched: check the network, or give --data a folder.") from None
 
 
@@ -263,7 +316,8 @@ def _read_resident(split: str, files, size: int, classes, found: Found, progress
             continue
         if picture.size != (size, size):
             width, height = picture.size
-            raise InputError(f"{path.parent.name}/{path.name} is {width}×{height}: this run needs {size}×{size}.")
+            name = f"{path.parent.name}/{path.name}"
+            raise InputError(f"{name} is {width}×{height}: this run needs {size}×{size}, as the first picture has.")
         images[len(labels)] = np.asarray(picture)
         labels.append(label)
     _report(split, unreadable, len(files), classes, found, labels)
@@ -272,7 +326,7 @@ def _read_resident(split: str, files, size: int, classes, found: Found, progress
 
 
 def _check_files(split: str, files, classes, found: Found, preprocessing, workers: int, progress) -> Files:
-    """Decodes each file once, so that no epoch meets one that can't be read."""
+    """Decodes each file once, a share of them in each process, so that no epoch meets one that can't be read."""
 
     def trouble(file: tuple[Path, int]) -> str | None:
         try:
@@ -280,8 +334,9 @@ def _check_files(split: str, files, classes, found: Found, preprocessing, worker
         except InputError as error:
             return f"{file[0].parent.name}/{file[0].name}: {error}"
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without Python's lock
-        troubles = list(progress(pool.map(trouble, files)))
+    rank, processes = world()
+    with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes without Python's lock
+        troubles = gathered(list(progress(pool.map(trouble, files[rank::processes]))), len(files))
     readable = [file for file, why in zip(files, troubles, strict=True) if not why]
     labels = [label for _, label in readable]
     _report(split, [why for why in troubles if why], len(files), classes, found, labels)
@@ -308,7 +363,7 @@ def find_classes(folder: Path, classes: tuple[str, ...] | None = None) -> dict[s
     found = {}
     for child in sorted(child for child in folder.iterdir() if child.is_dir()):
         if _hidden(child):
-            print(f"passed over {folder.name}/{child.name}, which is not a class")
+            say(f"passed over {folder.name}/{child.name}, which is not a class")
             continue
         files = sorted(p for p in child.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and p.name[0] != ".")
         if not files:
@@ -316,6 +371,8 @@ def find_classes(folder: Path, classes: tuple[str, ...] | None = None) -> dict[s
         if classes and child.name not in classes:
             raise InputError(f"{folder.name}/ has a class {child.name!r} that the training split lacks: remove it.")
         found[child.name] = files
+    if classes and not found:
+        raise InputError(f"{folder.name}/ has no class folder: put its pictures into {folder.name}/<class>/.")
     if len(found) < 2 and not classes:
         raise InputError(f"{folder.name}/ has {len(found)} class folder: training needs at least two.")
     return found
@@ -328,7 +385,7 @@ def _hidden(child: Path) -> bool:
 def _report(split: str, unreadable: list[str], total: int, classes, found: Found, labels: list[int]) -> None:
     """Names what was skipped; refuses a split with too much of it, or with a class of which nothing is left."""
     for line in unreadable[:20]:
-        print(f"skipped {line}")
+        say(f"skipped {line}")
     if len(unreadable) > MAX_UNREADABLE * total:
         raise InputError(f"{len(unreadable)} of {total} files in {split}/ can't be read: remove or mend them.")
     for label in {classes.index(name) for name in found} - set(labels):
@@ -376,7 +433,9 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 def colour_statistics(pictures: Pictures) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each colour in 0..1, rounded to four places: the run's preprocessing."""
-    values = pictures.images.float().div(255)
-    return tuple(
-        tuple(round(float(v), 4) for v in statistic) for statistic in (values.mean((0, 2, 3)), values.std((0, 2, 3)))
-    )
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in pictures.images.unbind(1)]).double()
+    values = torch.arange(256, dtype=torch.float64, device=counts.device) / 255  # no copy of the pictures as floats
+    n = counts.sum(1)
+    mean = counts @ values / n
+    std = ((counts * (values - mean[:, None]) ** 2).sum(1) / (n - 1)).sqrt()
+    return tuple(tuple(round(float(v), 4) for v in statistic) for statistic in (mean, std))

@@ -113,7 +113,7 @@ class MobileNetV3(Network):
         self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(
             nn.Linear(spec.last, spec.hidden), ACTIVATION[spec.act](inplace=True),
-            nn.Dropout(spec.dropout, inplace=True), nn.Linear(spec.hidden, spec.num_classes),
+            nn.Dropout(spec.dropout), nn.Linear(spec.hidden, spec.num_classes),
         )  # fmt: skip
         self.apply(_initialise)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from .data import POLICIES, Files, Pictures, generator, normalise
 from .errors import InputError
 from .layers import SqueezeExcitation
 from .model import MobileNetV3
+from .processes import summed, world
 from .tables import TABLES, Spec
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -142,11 +144,24 @@ def chosen_recipe(options: dict) -> tuple[Recipe, Checkpoint | None]:
     given = {f.name: options[f.name] for f in fields(Recipe) if f.name in options}
     chosen = {**RECIPES[options["recipe"]], **given}
     source = load(chosen["init"]) if chosen.get("init") else None
-    for name in ("variant", "width") if source else ():
-        chosen[name] = getattr(source.spec, name)
-        if name in given and given[name] != chosen[name]:
-            raise InputError(f"`{name}` (={given[name]!r}) is not what `init` has ({chosen[name]!r}): leave it away.")
-    return Recipe(**chosen), source
+    for name, value in _network_of(source).items() if source else ():
+        if given.get(name, value) != value:
+            raise InputError(
+                f"`{name}` (={given[name]!r}) is not what `init` (={chosen['init']!r:.80}) has ({value!r}): "
+                "leave it away, or give another --init."
+            )
+        chosen[name] = value
+    recipe = Recipe(**{**chosen, "early_epochs": 0})
+    early, whole = ({**asdict(Recipe()), **RECIPES[options["recipe"]]}[name] for name in ("early_epochs", "epochs"))
+    if "early_epochs" not in given:  # a run too short for them has the same share of them
+        given["early_epochs"] = early if early <= recipe.epochs else early * recipe.epochs // whole
+    return replace(recipe, early_epochs=given["early_epochs"]), source
+
+
+def _network_of(source: Checkpoint) -> dict:
+    """What a recipe says of a checkpoint's network; the rest of it is in its Spec."""
+    plain = not source.model.gated and getattr(source.spec, "act", "HS") == "RE"
+    return {"variant": source.spec.variant, "width": source.spec.width, "minimalistic": plain}
 
 
 def changed_fields(saved: dict, recipe: Recipe) -> list[str]:
@@ -179,7 +194,7 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     if recipe.schedule == "constant":
         return recipe.lr
     if recipe.schedule == "steps":
-        return recipe.lr * 0.99 ** int(progress * recipe.epochs / 3)
+        return recipe.lr * 0.99 ** int(progress * recipe.epochs / 3 + 1e-9)  # an epoch's first step is of it
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (progress - recipe.warmup) / (1 - recipe.warmup + 1e-9)))
 
 
@@ -224,6 +239,8 @@ def network_spec(recipe: Recipe, num_classes: int, source: Checkpoint | None) ->
         spec = Spec.of(recipe.variant, recipe.width, num_classes, recipe.strides, recipe.minimalistic)
         return replace(spec, dropout=recipe.dropout)
     spec = replace(source.spec, num_classes=num_classes)
+    if isinstance(spec, Spec):
+        spec = replace(spec, dropout=recipe.dropout)
     if spec.strides > recipe.strides:
         raise InputError(f"`init` (={recipe.init!r:.80}) has strides at 1: give --strides {spec.strides} or more.")
     return spec.with_strides(recipe.strides - spec.strides)
@@ -251,20 +268,12 @@ def steps_per_epoch(pictures: Pictures, recipe: Recipe) -> int:
     """Whole batches only: a last batch of one picture would break BatchNorm."""
     steps = len(pictures) // recipe.batch_size
     if not steps:
-        raise InputError(f"`batch_size` (={recipe.batch_size}) is more than the {len(pictures)} training pictures.")
+        raise InputError(f"`batch_size` (={recipe.batch_size}) is more than the {len(pictures)} training pictures: "
+                         "give a smaller one.")  # fmt: skip
     return steps
 
 
-def world() -> tuple[int, int]:
-    """(rank, processes): (0, 1) without torchrun."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def summed(tensor: Tensor) -> Tensor:
-    """The tensor added up over all processes."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor
+PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and std of pictures in 0..1
 
 
 @dataclass
@@ -276,7 +285,7 @@ class Run:
     average: Averaged
     optimiser: torch.optim.Optimizer
     teacher: Checkpoint | None = None
-    normal: tuple = ((0, 0, 0), (1, 1, 1))  # mean and std that the pictures come with; a teacher may have others
+    normal: tuple = PLAIN  # mean and std that the pictures come with; a teacher may have others
     step: int = 0
     log: list[dict] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # of this epoch's steps
@@ -285,14 +294,17 @@ class Run:
 
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(enabled=self.recipe.precision == "fp16")
-        self.forward = nn.parallel.DistributedDataParallel(self.model) if dist.is_initialized() else self.model
+        self.forward = self.model
+        if dist.is_initialized():
+            self.forward = nn.parallel.DistributedDataParallel(self.model)
+            self.forward.broadcast_buffers = False  # the first process's, that is: average_buffers has all of them
         if self.recipe.compile:
             self.forward = torch.compile(self.forward)
         mixers = {"MixUp": self.recipe.mixup, "CutMix": self.recipe.cutmix}
         self.mixers = [(name, alpha) for name, alpha in mixers.items() if alpha]
 
     @classmethod
-    def new(cls, recipe: Recipe, spec: Spec, device: torch.device, source=None, teacher=None, normal=None) -> Run:
+    def new(cls, recipe: Recipe, spec: Spec, device: torch.device, source=None, teacher=None, normal=PLAIN) -> Run:
         model = new_model(recipe, spec, source).to(device)
         return cls(recipe, model, Averaged(model, recipe.ema), optimiser(model, recipe), teacher, normal)
 
@@ -321,8 +333,10 @@ class Run:
             raise FloatingPointError(f"The weights are no longer finite after step {self.step}.")
 
 
-def train_step(run: Run, pictures: Pictures | Files, mean: Tensor, std: Tensor) -> tuple[float, float]:
-    """One step on the batch that run.step points at; returns loss and top-1 of the batch.
+def train_step(
+    run: Run, pictures: Pictures | Files, mean: Tensor, std: Tensor, stop: bool = False
+) -> tuple[float, float, bool]:
+    """One step on the batch that run.step points at; returns loss and top-1 of the batch, and any process's `stop`.
 
     Order, augmentation and dropout are functions of (seed, epoch, step, process) alone: nothing else needs saving.
     Raises FloatingPointError, naming the step, before a non-finite loss can touch the weights.
@@ -335,20 +349,40 @@ def train_step(run: Run, pictures: Pictures | Files, mean: Tensor, std: Tensor) 
     for group in run.optimiser.param_groups:
         group["lr"] = learning_rate(recipe, run.step / (recipe.epochs * steps))
     run.optimiser.zero_grad(set_to_none=True)
-    done = torch.zeros(2, device=images.device)
-    for part, answers in zip(images.chunk(recipe.accumulate), labels.chunk(recipe.accumulate), strict=True):
-        loss, right = objective(run, normalise(part, mean, std), answers)
-        share = len(part) / len(images)
-        done += torch.stack([loss.detach() * share, right.mean() * share])
-        run.scaler.scale(loss * share).backward()
-    loss, top1 = (summed(done) / processes).tolist()
+    right = gradients(run, normalise(images, mean, std), labels)
+    told = torch.cat([right, torch.tensor([float(stop)], device=right.device)])
+    loss, top1, stops = summed(told).tolist()  # all that the processes tell each other beside gradients, at once
+    loss, top1 = loss / processes, top1 / processes
     if not math.isfinite(loss):
         raise FloatingPointError(f"The loss is {loss} at step {run.step} (epoch {epoch + 1}).")
     run.scaler.step(run.optimiser)
     run.scaler.update()
+    if processes > 1:
+        average_buffers(run.model)
     run.step += 1
     run.average.update(run.model)
-    return loss, top1
+    return loss, top1, stops > 0
+
+
+def gradients(run: Run, x: Tensor, labels: Tensor) -> Tensor:
+    """Adds up the gradients of a step's pictures, in as many parts as the recipe says; their (loss, top-1)."""
+    done, count = torch.zeros(2, device=x.device), run.recipe.accumulate
+    for number, (part, answers) in enumerate(zip(x.chunk(count), labels.chunk(count), strict=True), 1):
+        apart = dist.is_initialized() and number < count  # the processes' gradients meet once, in the last part
+        with run.forward.no_sync() if apart else nullcontext():
+            loss, right = objective(run, part, answers)
+            done += torch.stack([loss.detach(), right.mean()]) / count
+            run.scaler.scale(loss / count).backward()
+    return done
+
+
+@torch.no_grad()
+def average_buffers(model: nn.Module) -> None:
+    """BatchNorm's statistics, of which each process has those of its own pictures, become the mean over processes."""
+    floats = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    means = summed(torch.cat([buffer.flatten() for buffer in floats])) / world()[1]
+    for buffer, mean in zip(floats, means.split([buffer.numel() for buffer in floats]), strict=True):
+        buffer.copy_(mean.view_as(buffer))
 
 
 def objective(run: Run, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -427,22 +461,39 @@ def score(logits: Tensor, labels: Tensor) -> dict:
     return {**result, "top1_per_class": per_class}
 
 
+@torch.inference_mode()
 def gate_statistics(
     model: nn.Module, pictures: Pictures | Files, mean: Tensor, std: Tensor, source: str
 ) -> GateStatistics:
-    """n, mean and M2 of every gate over the pictures, overall and per class."""
-    gates = [[] for _ in model.gated]
-    with torch.inference_mode():
-        for x in pictures.evaluation(torch.arange(len(pictures)), (mean, std), 250):
-            explained = model.explained(x)
-            for kept, gate in zip(gates, explained.gates, strict=True):
-                kept.append(gate.cpu())
-    labels = pictures.labels.cpu()
-    groups = [torch.ones_like(labels, dtype=torch.bool)] + [labels == k for k in range(len(pictures.classes))]
-    means, m2s = [], []
-    for kept in gates:
-        by_group = [values[group].double() for values in [torch.cat(kept)] for group in groups]  # each (n, C)
-        centres = [v.sum(0) / max(len(v), 1) for v in by_group]
-        means.append(torch.stack(centres).float().numpy())
-        m2s.append(torch.stack([((v - c) ** 2).sum(0) for v, c in zip(by_group, centres, strict=True)]).float().numpy())
-    return GateStatistics(np.array([int(g.sum()) for g in groups]), tuple(means), tuple(m2s), source)
+    """n, mean and M2 of every gate over the pictures, overall and per class; each process looks at its share of them.
+
+    What is added up, in float64, are differences from the share's first picture, so that no gate need be kept.
+    """
+    rank, processes = world()
+    mine, kinds = torch.arange(rank, len(pictures), processes), len(pictures.classes)
+    labels = pictures.labels.cpu()[mine]
+    start = [torch.zeros(channels, dtype=torch.float64) for channels in model.channels]
+    sums = [torch.zeros(2, kinds, len(s), dtype=torch.float64) for s in start]  # of differences and their squares
+    batches = zip(pictures.evaluation(mine, (mean, std), 250), labels.split(250), strict=False)
+    for number, (x, answers) in enumerate(batches):
+        gates = [gate.double().cpu() for gate in model.explained(x).gates]
+        start = start if number else [gate[0] for gate in gates]
+        for total, gate, first in zip(sums, gates, start, strict=True):
+            total[0].index_add_(0, answers, gate - first)
+            total[1].index_add_(0, answers, (gate - first) ** 2)
+    count = labels.bincount(minlength=kinds).double()
+    n = torch.cat([count.sum()[None], count])
+    found = [_mean_and_m2(total, first, n, mean.device) for total, first in zip(sums, start, strict=True)]
+    counts = summed(n.clone().to(mean.device)).long().cpu().numpy()
+    return GateStatistics(counts, tuple(m for m, _ in found), tuple(m2 for _, m2 in found), source)
+
+
+def _mean_and_m2(total: Tensor, first: Tensor, n: Tensor, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """(groups, C) twice, over all processes, from this one's sums of differences from `first`, and its counts."""
+    differences, squares = (torch.cat([s.sum(0)[None], s]) for s in total)  # first of all classes together
+    n = n[:, None]
+    mine = first + differences / n.clamp(min=1)
+    m2 = (squares - differences**2 / n.clamp(min=1)).clamp(min=0)
+    counts, offsets = (summed(v.to(device, copy=True)).cpu() for v in (n, n * mine))
+    mean = offsets / counts.clamp(min=1)
+    return mean.float().numpy(), summed((m2 + n * (mine - mean) ** 2).to(device)).cpu().float().numpy()

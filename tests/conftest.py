@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hub_standin import HubStandIn
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 
@@ -179,3 +180,32 @@ def small_checkpoint(structured, recalibrated):
     labels = tuple(f"kind {k}" for k in range(10))
     made = Checkpoint("tiny", model, labels, preprocessing, "a hundred scenes", statistics, metrics)
     return lambda name="tiny": replace(made, name=name)
+
+
+@pytest.fixture(scope="session")
+def textures(tmp_path_factory):
+    """train/ and test/ with three classes of textures, JPEG and PNG, 40 and 12 of each."""
+    from training_help import CLASSES, noise
+
+    textures = tmp_path_factory.mktemp("data") / "textures"
+    for split, count in (("train", 40), ("test", 12)):
+        for k, name in enumerate(CLASSES):
+            for i in range(count):
+                coarse = noise(4 + 4 * k, 4 + 4 * k, 3, seed=1000 * k + i + 500 * (split == "test"))
+                picture = Image.fromarray(coarse).resize((32, 32), Image.Resampling.NEAREST)
+                path = textures / split / name / f"{i}.{'png' if i % 2 else 'jpg'}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
+    return textures
+
+
+@pytest.fixture(scope="session")
+def straight(textures, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    from training_help import arguments
+
+    import train
+
+    out = tmp_path_factory.mktemp("runs") / "straight"
+    assert train.main(arguments(textures, out)) == 0
+    return out

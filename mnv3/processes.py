@@ -1,0 +1,66 @@
+"""What the processes of one run share: one process on its own, or several that torchrun started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+T = TypeVar("T")
+
+
+def world() -> tuple[int, int]:
+    """(rank, processes): (0, 1) without torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def say(text: str, file=None) -> None:
+    """Prints in the first process only."""
+    if world()[0] == 0:
+        print(text, file=file, flush=True)
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The tensor added up over all processes."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gathered(part: list[T], count: int) -> list[T]:
+    """All `count` items of a list of which each process has the places rank::processes."""
+    rank, processes = world()
+    parts = [part]
+    if processes > 1:
+        parts = [None] * processes
+        dist.all_gather_object(parts, part)
+    whole = [None] * count
+    for first, items in enumerate(parts):
+        whole[first::processes] = items
+    return whole
+
+
+def meet(device: torch.device) -> None:
+    """Returns in every process once all are here."""
+    summed(torch.zeros(1, device=device)).item()
+
+
+def first_alone(work: Callable[[], T], device: torch.device) -> T:
+    """work() in the first process, then in the others, who find done what need be done once: a download."""
+    rank, _ = world()
+    if rank:
+        meet(device)
+    result = work()
+    if not rank:
+        meet(device)
+    return result
+
+
+def cores() -> int:
+    """How many cores this process may use: its share of those that this machine's processes of the run have."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

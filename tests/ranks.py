@@ -1,0 +1,92 @@
+"""What each process of test_processes.py does: torchrun ranks.py stop|work TEXTURES FOLDER."""
+
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from training_help import FAST, MIDDLE, arguments, frozen_run, labelled, numbers
+
+import mnv3
+import train
+from mnv3 import data, training
+from mnv3.data import Pictures, open_source
+from mnv3.images import Preprocessing
+
+
+def stop(textures, folder, rank):
+    """A run that waits after step 8, in the second process, until the test has sent it SIGTERM."""
+    true_step = train.train_step
+
+    def step(run, *rest):
+        result = true_step(run, *rest)
+        (folder / f"step of {rank}").write_text(str(run.step))
+        if run.step == 8 and rank == 1:
+            (folder / "process").write_text(str(os.getpid()))
+            while not (folder / "sent").exists():
+                time.sleep(0.01)
+        return result
+
+    train.train_step = step
+    return train.main(arguments(textures, folder / "stopped"))
+
+
+def odd():
+    """23 pictures, which no number of processes divides, of three of ten classes."""
+    pictures = labelled(9, 8, 6, size=32)
+    return Pictures(pictures.images, pictures.labels, tuple(f"kind {k}" for k in range(10)))
+
+
+def files(textures):
+    """Seven pictures that are read for each batch, of two classes."""
+    source = open_source(str(textures), 0)
+    source.resident = False
+    read = source.read("train", Preprocessing(36, 32, "bilinear", (0.5,) * 3, (0.25,) * 3))
+    return read.subset(torch.tensor([0, 1, 2, 3, 40, 41, 42]))
+
+
+def measured(textures):
+    """Logits and gate statistics of pictures in memory, of files, and of one picture alone."""
+    model, found = mnv3.load("cifar10-small").model, {}
+    for name, pictures in (("odd", odd()), ("files", files(textures)), ("one", odd().subset(torch.tensor([4])))):
+        gates = training.gate_statistics(model, pictures, *MIDDLE, "pictures")
+        found[name] = training.predict(model, pictures, *MIDDLE)
+        found[f"{name} n"] = torch.from_numpy(gates.n)
+        found |= {f"{name} mean {i}": torch.from_numpy(mean) for i, mean in enumerate(gates.mean)}
+        found |= {f"{name} m2 {i}": torch.from_numpy(m2) for i, m2 in enumerate(gates.m2)}
+    return found
+
+
+def steps():
+    """The pictures of three steps, and all that one process has after them."""
+    seen, augment = [], data.augment
+    data.augment = lambda images, *rest: seen.append(numbers(Pictures(images, images, ()))) or augment(images, *rest)
+    run = training.Run.new(FAST, mnv3.Spec.of("small", 0.35, 10, 2), torch.device("cpu"))
+    for _ in range(3):
+        training.train_step(run, odd(), *MIDDLE)
+    data.augment = augment
+    return {"seen": seen, "model": run.model.state_dict(), "average": run.average.model.state_dict()}
+
+
+def gradient(accumulate):
+    """Of one step in which BatchNorm keeps still: what it adds up must not depend on who computed it."""
+    run = frozen_run(accumulate)
+    training.train_step(run, odd(), *MIDDLE)
+    return {name: p.grad for name, p in run.model.named_parameters()}
+
+
+def work(textures, folder, rank):
+    """All else, in one process group: whole runs end theirs."""
+    training.dist.destroy_process_group = lambda: None
+    again = train.main(arguments(textures, folder / "stopped", "--resume"))
+    straight = train.main(arguments(textures, folder / "straight"))
+    found = {"status": [again, straight], "measured": measured(textures), "steps": steps()}
+    torch.save({**found, "gradient": gradient(1), "in parts": gradient(2)}, folder / f"rank {rank}")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    what, *paths = sys.argv[1:]
+    sys.exit({"stop": stop, "work": work}[what](*map(Path, paths), int(os.environ["RANK"])))

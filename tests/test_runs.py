@@ -1,0 +1,507 @@
+"""A run leaves a checkpoint, a resumed run is the same run, and what goes wrong costs nothing that was saved."""
+
+import errno
+import io
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from training_help import CLASSES, ROOT, STEPS, arguments, differences, interrupted, last_line, new_run, noise
+
+import mnv3
+import train
+from mnv3 import data
+from mnv3.checkpoints import Checkpoint, read_checkpoint
+from mnv3.data import augment, colour_statistics, hold_out, read_folder
+from mnv3.images import Preprocessing, open_picture
+from mnv3.training import Recipe, Run, learning_rate, train_step
+
+# ---- whole runs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_whole_files_and_a_row_for_each_epoch(straight):
+    assert sorted(path.name for path in straight.iterdir()) == [
+        "README.md", "config.json", "confusion.png", "curves.png", "gates.safetensors", "last.pt", "log.csv",
+        "metrics.json", "model.safetensors",
+    ]  # fmt: skip
+    head, *rows = (straight / "log.csv").read_text().splitlines()
+    assert head.startswith("epoch,lr,train_loss") and head.endswith("seconds")
+    assert [row.partition(",")[0] for row in rows] == ["1", "2"]
+
+
+def test_a_run_is_a_function_of_its_recipe(textures, straight, tmp_path):
+    assert train.main(arguments(textures, tmp_path / "again")) == 0
+    assert differences(tmp_path / "again", straight) == []
+    assert train.main(arguments(textures, tmp_path / "other", "--seed", "1")) == 0
+    assert "model.safetensors" in differences(tmp_path / "other", straight)
+
+
+def test_a_run_stopped_at_an_epochs_end_and_resumed_is_the_same_run(textures, straight, tmp_path):
+    out = tmp_path / "run"
+    assert interrupted(textures, out, STEPS) == 130
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == STEPS
+    assert not (out / "model.safetensors").exists()
+    assert train.main(arguments(textures, out, "--resume")) == 0
+    assert differences(out, straight) == []
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+import train
+meeting, true_step = Path(sys.argv[1]), train.train_step
+def step(run, *rest):
+    result = true_step(run, *rest)
+    if run.step == 8:  # in the middle of the second epoch: wait until the signals have been sent
+        (meeting / "there").touch()
+        while not (meeting / "sent").exists():
+            time.sleep(0.01)
+    return result
+train.train_step = step
+sys.exit(train.main(sys.argv[2:]))
+"""
+
+
+def test_a_run_stopped_by_signals_in_mid_epoch_and_resumed_is_the_same_run(textures, straight, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-W", "error", "-c", CHILD, str(tmp_path), *arguments(textures, out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as child:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "there").exists():
+            assert child.poll() is None and time.monotonic() < deadline, child.stderr.read()
+            time.sleep(0.02)
+        child.send_signal(signal.SIGTERM)
+        child.send_signal(signal.SIGINT)  # an impatient second one harms nothing
+        (tmp_path / "sent").touch()
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 130 and "stopped and saved at step 8" in said and "Traceback" not in said
+    assert {path.name for path in out.iterdir()} == {"last.pt", "log.csv"}
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == 8
+    assert train.main(arguments(textures, out, "--resume")) == 0
+    assert differences(out, straight) == []
+
+
+FORGOTTEN = {
+    "the place in the epoch": lambda run: setattr(run, "step", run.step // STEPS * STEPS),
+    "the momentum": lambda run: run.optimiser.state.clear(),
+    "the number of updates": lambda run: setattr(run.average, "updates", 0),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(textures, tmp_path_factory):
+    """The folder of a run that was stopped after eight steps, in the middle of its second epoch."""
+    out = tmp_path_factory.mktemp("runs") / "stopped"
+    assert interrupted(textures, out, 8) == 130
+    return out
+
+
+def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(textures, stopped, straight, tmp_path):
+    """The control of the next test, which breaks just this."""
+    out = shutil.copytree(stopped, tmp_path / "run")
+    assert train.main(arguments(textures, out, "--resume")) == 0
+    assert {"model.safetensors", "gates.safetensors", "averaged weights"}.isdisjoint(differences(out, straight))
+
+
+@pytest.mark.parametrize("what", FORGOTTEN)
+def test_a_run_is_another_if_resuming_forgets(what, textures, stopped, straight, tmp_path, monkeypatch):
+    restore = Run.restore
+
+    def forgetful(run, state):
+        restore(run, state)
+        FORGOTTEN[what](run)
+
+    monkeypatch.setattr(Run, "restore", forgetful)
+    out = shutil.copytree(stopped, tmp_path / "run")
+    assert train.main(arguments(textures, out, "--resume")) == 0
+    assert {"model.safetensors", "averaged weights"} & set(differences(out, straight))
+
+
+def test_the_rate_goes_on_where_it_was(textures, stopped, tmp_path, monkeypatch):
+    out, rates = shutil.copytree(stopped, tmp_path / "run"), []
+
+    def watched(run, *rest):
+        result = train_step(run, *rest)
+        rates.append(run.optimiser.param_groups[0]["lr"])
+        return result
+
+    monkeypatch.setattr(train, "train_step", watched)
+    assert train.main(arguments(textures, out, "--resume")) == 0
+    recipe = Recipe(lr=0.05)
+    assert rates == [learning_rate(recipe, step / 12) for step in range(8, 12)]
+
+
+@pytest.mark.parametrize("option, value", [("lr", "0.06"), ("batch-size", "8"), ("epochs", "3"), ("seed", "4")])
+def test_resuming_with_another_recipe_is_refused_naming_the_field(option, value, textures, stopped, capsys):
+    state = (stopped / "last.pt").read_bytes()
+    assert train.main(arguments(textures, stopped, "--resume", f"--{option}", value)) == 2
+    said = last_line(capsys)
+    assert option.replace("-", "_") in said and value in said and "--" not in said.partition("recipe")[0]
+    assert (stopped / "last.pt").read_bytes() == state
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(textures, stopped, capsys):
+    state = (stopped / "last.pt").read_bytes()
+    assert train.main(arguments(textures, stopped)) == 2
+    assert "already holds a run: add --resume" in last_line(capsys)
+    assert (stopped / "last.pt").read_bytes() == state
+
+
+def test_resuming_without_a_run_is_refused(textures, tmp_path, capsys):
+    assert train.main(arguments(textures, tmp_path / "new", "--resume")) == 2
+    assert "new/ holds no run to resume" in last_line(capsys)
+
+
+def test_resuming_with_other_pictures_is_refused(textures, stopped, tmp_path, capsys):
+    """The same recipe over a folder that has lost a picture would be another run, batch by batch."""
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(stopped, out)
+    shutil.copytree(textures, moved)
+    next((moved / "train" / CLASSES[0]).iterdir()).unlink()
+    assert train.main(arguments(moved, out, "--resume")) == 2
+    assert "learned from other pictures (pictures: 96 → 95)" in last_line(capsys)
+
+
+def foreign(_):
+    """A file that torch.save wrote, but not for a run."""
+    buffer = io.BytesIO()
+    torch.save({"a": 1}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("harm", [lambda state: state[: len(state) // 2], lambda state: b"not a state", foreign])
+def test_resuming_from_a_damaged_state_is_one_sentence(harm, textures, stopped, tmp_path, capsys):
+    out = shutil.copytree(stopped, tmp_path / "run")
+    (out / "last.pt").write_bytes(harm((stopped / "last.pt").read_bytes()))
+    assert train.main(arguments(textures, out, "--resume")) == 2
+    assert "last.pt" in last_line(capsys)
+
+
+# ---- what a run must survive --------------------------------------------------------------------------------------
+
+
+def test_a_non_finite_loss_stops_with_the_step_named_and_the_last_state_goes_on(
+    textures, straight, tmp_path, monkeypatch, capsys
+):
+    out, calls = tmp_path / "run", []
+
+    def poisoned(*inputs):
+        calls.append(inputs)
+        return augment(*inputs) * (float("nan") if len(calls) == 9 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "augment", poisoned)
+        assert train.main(arguments(textures, out)) == 1
+    assert "The loss is nan at step 8 (epoch 2)" in last_line(capsys)
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == STEPS
+    assert not (out / "model.safetensors").exists()
+    assert train.main(arguments(textures, out, "--resume")) == 0
+    assert differences(out, straight) == []
+
+
+def finite(state):
+    tensors = {**state["model"], **{f"average {name}": t for name, t in state["average"].items()}}
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+
+
+def test_a_rate_that_is_far_too_high_stops_the_run_with_the_step_named(textures, tmp_path, capsys):
+    high = ["--lr", "100", "--batch-size", "96", "--epochs", "12", "--early-epochs", "0", "--warmup", "0.1"]
+    assert train.main(arguments(textures, tmp_path / "run", *high)) == 1
+    said = last_line(capsys)
+    assert "step" in said and "--lr" in said
+    assert finite(torch.load(tmp_path / "run" / "last.pt", weights_only=True))
+
+
+def test_weights_that_are_no_longer_finite_are_never_saved(textures, tmp_path, monkeypatch, capsys):
+    def harmed(run, *rest):
+        result = train_step(run, *rest)
+        if run.step == 2 * STEPS:
+            with torch.no_grad():
+                run.model.classifier[3].bias[0] = float("inf")
+        return result
+
+    monkeypatch.setattr(train, "train_step", harmed)
+    with suppress(ValueError, IndexError):  # what it stops with is the test above
+        assert train.main(arguments(textures, tmp_path / "run")) == 1
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["step"] == STEPS and finite(state)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """torch.save succeeds once; then it writes a kilobyte and finds the disk full."""
+    true_save, saves = torch.save, []
+
+    def save(state, path):
+        saves.append(path)
+        if len(saves) == 1:
+            return true_save(state, path)
+        whole = io.BytesIO()
+        true_save(state, whole)
+        Path(path).write_bytes(whole.getvalue()[:1024])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", save)
+    return saves
+
+
+def test_a_save_that_breaks_off_leaves_the_last_state_whole(textures, straight, full_disk, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with suppress(OSError):
+        assert train.main(arguments(textures, out)) != 0
+    assert len(full_disk) == 2
+    assert {path.name for path in out.iterdir()} == {"last.pt", "log.csv"}  # no temporary file is left
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == STEPS
+    monkeypatch.undo()
+    assert train.main(arguments(textures, out, "--resume")) == 0
+    assert differences(out, straight) == []
+
+
+def test_a_full_disk_is_one_sentence(textures, full_disk, tmp_path, capsys):
+    assert train.main(arguments(textures, tmp_path / "run")) == 1
+    assert "No space left" in last_line(capsys)
+
+
+# ---- what a run leaves --------------------------------------------------------------------------------------------
+
+
+def test_a_finished_folder_is_a_checkpoint(straight):
+    checkpoint = mnv3.load(straight)
+    assert checkpoint.labels == CLASSES and checkpoint.name == "textures-small"
+    assert checkpoint.spec == mnv3.Spec.of("small", 0.35, 3, 2)
+    assert checkpoint.gates.n.tolist() == [96, 32, 32, 32]
+    assert checkpoint.metrics["weights"] in ("averaged", "newest")
+    assert checkpoint.metrics["held_out"]["n"] == 24
+    assert checkpoint.metrics["recipe"]["lr"] == 0.05 and len(checkpoint.metrics["log"]) == 2
+    assert (checkpoint.preprocessing.resize, checkpoint.preprocessing.crop) == (32, 32)
+
+
+def test_a_finished_folder_can_be_explained(textures, straight):
+    explanation = mnv3.explain(mnv3.load(straight), textures / "test" / "2" / "0.jpg")
+    assert {guess.label for guess in explanation.top(5)} == set(CLASSES)  # three, though five were asked for
+
+
+def test_no_path_of_the_host_is_published(straight, textures):
+    for name in ("config.json", "metrics.json", "README.md", "gates.safetensors", "model.safetensors"):
+        assert str(textures.parent).encode() not in (straight / name).read_bytes(), name
+
+
+def test_weights_are_stored_as_fp16_and_batchnorm_as_fp32(straight):
+    from safetensors.torch import load_file
+
+    stored = load_file(straight / "model.safetensors")
+    model = read_checkpoint(straight).model
+    norms = {name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert len(norms) == 34
+    for name, tensor in stored.items():
+        owner, _, kind = name.rpartition(".")
+        if owner in norms:
+            assert tensor.dtype == (torch.int64 if kind == "num_batches_tracked" else torch.float32), name
+        elif kind == "weight":
+            assert tensor.dtype == torch.float16, name
+    assert all(tensor.dtype == torch.float32 for tensor in model.parameters())
+
+
+def test_the_published_figures_are_those_of_the_stored_file(textures, straight):
+    """Recomputed from the file alone, through the way that the app takes."""
+    checkpoint = mnv3.load(straight)
+    paths = sorted((textures / "test").glob("*/*"))
+    with torch.inference_mode():
+        logits = torch.stack([checkpoint.model(checkpoint.preprocess(open_picture(p))[None])[0] for p in paths])
+    labels = torch.tensor([checkpoint.labels.index(path.parent.name) for path in paths])
+    published = checkpoint.metrics["test"]
+    assert published["n"] == len(paths) == 36
+    assert published["top1"] == pytest.approx((logits.argmax(1) == labels).double().mean().item(), abs=1e-4)
+    assert published["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), abs=2e-4)
+
+
+def test_the_measured_network_is_read_back_from_the_file(textures, straight, tmp_path):
+    """A file that was changed after storing is measured as it is: here it answers the same to everything."""
+    out = shutil.copytree(straight, tmp_path / "run")
+    in_memory = read_checkpoint(out)
+    changed = read_checkpoint(out)
+    changed.model.classifier[3].weight.zero_()
+    changed.model.classifier[3].bias.zero_()
+    changed.save(out, half=True)
+    train.measure(in_memory, read_folder(textures / "test", 32, CLASSES), out)
+    assert json.loads((out / "metrics.json").read_text())["test"]["loss"] == round(math.log(3), 4)
+
+
+def saying(model, index):
+    """Makes the network answer class `index` to everything."""
+    with torch.no_grad():
+        model.classifier[3].bias.zero_()[index] = 1e4
+
+
+@pytest.mark.parametrize("better, worse", [("averaged", "newest"), ("newest", "averaged")])
+def test_the_weights_that_do_better_on_held_out_pictures_are_stored(better, worse, textures, tmp_path):
+    everything = read_folder(textures / "train", 32)
+    learned, held_out = hold_out(everything, 24, 0)
+    mostly_first = held_out.subset(torch.tensor([0, 1, 2, 3, 4, 5, 8, 16]))
+    assert mostly_first.labels.bincount().tolist() == [6, 1, 1]
+    run = new_run(Recipe(width=0.35, data=str(textures)), 3)
+    run.log = [dict.fromkeys(("train_top1", "heldout_top1", "heldout_top1_average"), 0.5) | {"epoch": 1, "seconds": 1}]
+    networks = {"averaged": run.average.model, "newest": run.model}
+    saying(networks[better], 0)
+    saying(networks[worse], 2)
+    mean, std = colour_statistics(everything)
+    prepared = Preprocessing(32, 32, "bilinear", mean, std)
+    textures = train.Folder(train.Options(tmp_path), prepared, "textures", everything.classes)
+    checkpoint = train.store(run, learned, mostly_first, (torch.tensor(mean), torch.tensor(std)), textures)
+    assert checkpoint.metrics["weights"] == better and checkpoint.metrics["held_out"]["top1"] == 0.75
+    assert mnv3.load(tmp_path).model.classifier[3].bias.tolist() == [1e4, 0, 0]
+
+
+def test_test_pictures_are_opened_only_after_the_checkpoint_is_stored(textures, tmp_path, monkeypatch):
+    out, opened = tmp_path / "run", []
+
+    def watched(path):
+        opened.append((path.parent.parent.name, (out / "model.safetensors").exists()))
+        return open_picture(path)
+
+    monkeypatch.setattr(data, "open_picture", watched)
+    assert train.main(arguments(textures, out, "--epochs", "1")) == 0
+    assert opened == [("train", False)] * 121 + [("test", True)] * 36  # of the first of them, its size
+
+
+def test_a_test_split_may_lack_a_class(textures, straight, tmp_path):
+    out, few = shutil.copytree(straight, tmp_path / "run"), tmp_path / "test"
+    for name in CLASSES[1:]:
+        shutil.copytree(textures / "test" / name, few / name)
+    train.measure(read_checkpoint(out), read_folder(few, 32, CLASSES), out)
+    assert mnv3.load(out).metrics["test"]["n"] == 24
+
+
+def test_fewer_held_out_pictures_than_classes_still_end_in_a_checkpoint(textures, tmp_path):
+    assert train.main(arguments(textures, tmp_path / "run", "--holdout", "2", "--epochs", "1")) == 0
+    assert isinstance(mnv3.load(tmp_path / "run"), Checkpoint)
+
+
+# ---- killed, and signalled with its workers -----------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+import torch
+import train
+saves, true_save = [], torch.save
+def save(state, path):
+    saves.append(path)
+    true_save(state, path)
+    if len(saves) == 2:  # the second epoch's: half of it is on the disk
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = save
+train.main(sys.argv[1:])
+"""
+
+
+def test_a_run_that_is_killed_in_the_middle_of_a_save_goes_on_from_the_last_state(textures, straight, tmp_path):
+    out = tmp_path / "run"
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-c", KILLED, *arguments(textures, out)]
+    assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == STEPS
+    assert len(list(out.glob(".last.pt.*"))) == 1  # what was being written
+    assert train.main(arguments(textures, out, "--resume")) == 0
+    assert differences(out, straight) == [] and list(out.glob(".*")) == []
+
+
+@pytest.fixture(scope="module")
+def scenery(tmp_path_factory):
+    """One folder of three classes of 40 large pictures, hardly two of them of one size."""
+    folder = tmp_path_factory.mktemp("scenery") / "scenery"
+    for k, name in enumerate(CLASSES):
+        for i in range(40):
+            coarse = noise(4 + 4 * k, 4 + 4 * k, 3, seed=1000 * k + i)
+            picture = Image.fromarray(coarse).resize((60 + i, 80 - i % 7), Image.Resampling.NEAREST)
+            path = folder / name / f"{i}.{'png' if i % 2 else 'jpg'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+    return folder
+
+
+LARGE = "--init cifar10-small --size 32 --strides 2 --policy trivial --mixup 0.2 --erase 0.2 --workers 0".split()
+WIDE = ["--width", "1.0", *LARGE]  # the last --width counts
+
+
+def test_a_run_on_large_pictures_stopped_in_mid_epoch_and_resumed_is_the_same_run(scenery, tmp_path):
+    straight, out = tmp_path / "straight", tmp_path / "run"
+    assert train.main(arguments(scenery, straight, *WIDE)) == 0
+    assert interrupted(scenery, out, 6, *WIDE) == 130  # of four steps in an epoch
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == 6
+    assert train.main(arguments(scenery, out, *WIDE, "--resume")) == 0
+    assert differences(out, straight) == []
+    checkpoint = mnv3.load(straight)
+    known = mnv3.load("cifar10-small").preprocessing
+    assert checkpoint.preprocessing == known and checkpoint.labels == CLASSES
+    assert checkpoint.metrics["test"]["n"] == 24 and checkpoint.metrics["held_out"]["n"] == 24
+    assert checkpoint.gates.n.tolist()[0] == 120 - 24 - 24
+    assert checkpoint.metrics["recipe"]["init"] == "cifar10-small"
+
+
+def test_signals_to_all_processes_of_a_run_stop_it_and_its_workers_and_save(scenery, tmp_path):
+    """As Ctrl-C in a terminal does, and a scheduler's SIGTERM."""
+    out = tmp_path / "run"
+    words = arguments(scenery, out, *WIDE, "--workers", "1", "--epochs", "3")
+    command = [sys.executable, "-c", CHILD, str(tmp_path), *words]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "there").exists():
+            assert child.poll() is None and time.monotonic() < deadline, child.stderr.read()
+            time.sleep(0.02)
+        os.killpg(child.pid, signal.SIGINT)
+        os.killpg(child.pid, signal.SIGTERM)
+        (tmp_path / "sent").touch()
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 130 and "stopped and saved at step" in said and "Traceback" not in said, said
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == 8
+
+
+def test_a_gpu_without_memory_is_one_sentence(textures, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate …")
+
+    monkeypatch.setattr(train, "train_step", full)
+    assert train.main(arguments(textures, tmp_path / "run")) == 1
+    assert "--accumulate" in last_line(capsys)
+
+
+def test_test_pictures_that_cannot_be_read_cost_no_training(textures, tmp_path, monkeypatch, capsys):
+    """They are opened last, so what is wrong with them is known last."""
+    moved, out = shutil.copytree(textures, tmp_path / "moved"), tmp_path / "run"
+    broken = moved / "test" / CLASSES[0] / "0.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:100])
+    assert train.main(arguments(moved, out, "--epochs", "1")) == 2
+    assert "1 of 36 files in test/ can't be read" in (said := last_line(capsys)) and "--resume" in said
+    assert "test" not in mnv3.load(out).metrics
+    broken.write_bytes(whole)
+    monkeypatch.setattr(train, "train_step", lambda *_: pytest.fail("a step was taken"))
+    assert train.main(arguments(moved, out, "--epochs", "1", "--resume")) == 0
+    assert mnv3.load(out).metrics["test"]["n"] == 36
+
+
+def test_large_pictures_held_out_are_read_once_for_both_sets_of_weights(scenery, tmp_path, monkeypatch):
+    read, evaluation = [], data.Files.evaluation
+
+    def watched(files, index, *rest):
+        read.append((len(files), len(index)))
+        return evaluation(files, index, *rest)
+
+    monkeypatch.setattr(data.Files, "evaluation", watched)
+    assert train.main(arguments(scenery, tmp_path / "run", *WIDE, "--epochs", "1")) == 0
+    # after the epoch and for the choice; gates; test
+    assert read == [(24, 24), (24, 24), (72, 72), (24, 24)]
