@@ -91,7 +91,7 @@ class Files:
         """As Pictures', from workers that read ahead in the run's order; a step out of turn starts them anew."""
         try:
             batch = self._next(recipe, step, share)
-        except RuntimeError:  # a worker ended, or the process that starts them, by a signal that was meant for the run
+        except (RuntimeError, OSError, EOFError):  # a worker was ended, by a signal that was meant for the run
             self._ahead = None
             batch = self._next(recipe, step, share)
         images, labels = _whole(batch)
@@ -194,10 +194,9 @@ def _loader(dataset, batches, files: Files) -> DataLoader:
 
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
-    # A terminal or a scheduler signals all processes of a run, which decides when it stops and ends its workers itself.
-    # Where it can't any more, Python's way out sends two SIGTERMs.
+    # Ctrl-C signals all processes of a run, which decides itself when to stop. SIGTERM must end a worker, since it is
+    # how Python ends those that are left; a run that lost them so has others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _policy(name: str):

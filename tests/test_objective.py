@@ -76,7 +76,7 @@ AUGMENTED = [
 ]  # fmt: skip
 
 
-def shown(steps, noise=0, **changes):
+def shown(steps, noise=0, pictures=None, **changes):
     """What the network is shown in each of `steps`, after torch was seeded with `noise`."""
     run = new_run(replace(FAST, mirror=False, **changes), 2)
     seen, network = [], run.forward
@@ -84,7 +84,7 @@ def shown(steps, noise=0, **changes):
     torch.manual_seed(noise)
     for step in steps:
         run.step = step
-        train_step(run, labelled(4, 4, size=32), *MIDDLE)
+        train_step(run, pictures or labelled(4, 4, size=32), *MIDDLE)
     return seen
 
 
@@ -99,6 +99,13 @@ def test_augmentation_is_a_function_of_the_seed_and_the_step(changes):
     assert torch.equal(shown((2,), noise=5, **changes)[0], straight[2])  # as a resumed run begins with it
     for other in (shown((0,), seed=1, **changes)[0], straight[1], shown((0,))[0]):
         assert apart(straight[0]) != apart(other)
+
+
+def test_each_step_draws_anew():
+    """Shown by one picture eight times over, which no order changes."""
+    one = labelled(4, 4, size=32)
+    first, second = shown((0, 1), pictures=replace(one, images=one.images[:1].repeat(8, 1, 1, 1)), erase=1.0)
+    assert len(apart(first) & apart(second)) < 8 == len(apart(first))
 
 
 def test_pictures_are_not_altered_alike():

@@ -455,7 +455,7 @@ def test_a_run_on_large_pictures_stopped_in_mid_epoch_and_resumed_is_the_same_ru
 def test_signals_to_all_processes_of_a_run_stop_it_and_its_workers_and_save(scenery, tmp_path):
     """As Ctrl-C in a terminal does, and a scheduler's SIGTERM."""
     out = tmp_path / "run"
-    words = arguments(scenery, out, *WIDE, "--workers", "1", "--epochs", "3")
+    words = arguments(scenery, out, *WIDE, "--workers", "1", "--batch-size", "8")
     command = [sys.executable, "-c", CHILD, str(tmp_path), *words]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
         deadline = time.monotonic() + 120
