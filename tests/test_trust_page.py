@@ -265,9 +265,9 @@ def test_nothing_to_plot_is_said():
 
 def test_the_bundled_logs_are_drawn(found):
     shown = whole(training_curves(found))
-    assert len(titles(shown)) == 4
+    assert len(titles(shown)) == 6
     log = mnv3.load("cifar10-large").metrics["log"]
-    told = next(title for title in titles(shown) if title.startswith("top-1 of Large"))
+    told = next(title for title in titles(shown) if title.startswith("top-1 of Large · CIFAR-10 · bundled"))
     assert f"held out ends at {log[-1]['heldout_top1']:.3g}" in told
 
 
