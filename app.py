@@ -485,9 +485,11 @@ def build_demo() -> gr.Blocks:
                                       info="What the network was trained on decides what it can name.")  # fmt: skip
                 fetch_weights = gr.Button("Fetch weights", visible=False, elem_id="fetch")
                 button = gr.Button("Explain", variant="primary", elem_id="explain")
-                gr.Examples([[str(path)] for path in engine.example_pictures()], image, label="Examples",
-                            examples_per_page=20, cache_examples=False, api_visibility="private",
-                            elem_id="examples")  # fmt: skip
+                examples = gr.Examples([[str(path)] for path in engine.example_pictures()], image, label="Examples",
+                                       examples_per_page=20, cache_examples=False, api_visibility="private",
+                                       elem_id="examples")  # fmt: skip
+                # else a click on an example is lost while another one loads
+                demo.fns[examples.load_input_event["id"]].trigger_mode = "always_last"
             with gr.Column(scale=3, min_width=320, elem_id="right"), gr.Tabs(selected="look"):
                 with gr.Tab("Look", id="look") as look_tab:
                     with gr.Row():
