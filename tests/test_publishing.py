@@ -7,7 +7,7 @@ import torch
 from hub_standin import TOKEN
 from huggingface_hub import set_client_factory
 from huggingface_hub.utils import _http
-from training_help import CLASSES, arguments
+from training_help import CLASSES, arguments, interrupted
 
 import mnv3
 import train
@@ -137,3 +137,10 @@ def test_a_finished_run_can_be_published_later_by_resuming_it(online, textures, 
 def test_wishes_for_publishing_without_a_repo_are_refused(words, textures, tmp_path, capfd):
     assert train.main(arguments(textures, tmp_path / "run", *words)) == 2
     assert "needs --push-to-hub" in last_said(capfd)
+
+
+def test_a_run_that_is_told_to_stop_waits_for_no_push(online, textures, tmp_path, monkeypatch):
+    """Whoever told it gives it seconds, and what would be pushed is on the disk."""
+    monkeypatch.setattr(publishing.Pusher, "wait", lambda pusher: pytest.fail("it waited"))
+    assert interrupted(textures, tmp_path / "run", 8, "--push-to-hub", REPO, "--push-every", "1") == 130
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 8

@@ -21,10 +21,11 @@ from training_help import CLASSES, ROOT, STEPS, arguments, differences, interrup
 
 import mnv3
 import train
-from mnv3 import data
+from mnv3 import InputError, data
 from mnv3.checkpoints import Checkpoint, read_checkpoint
 from mnv3.data import augment, colour_statistics, hold_out, read_folder
 from mnv3.images import Preprocessing, open_picture
+from mnv3.processes import cores
 from mnv3.training import Recipe, Run, learning_rate, train_step
 
 # ---- whole runs ---------------------------------------------------------------------------------------------------
@@ -505,3 +506,31 @@ def test_large_pictures_held_out_are_read_once_for_both_sets_of_weights(scenery,
     assert train.main(arguments(scenery, tmp_path / "run", *WIDE, "--epochs", "1")) == 0
     # after the epoch and for the choice; gates; test
     assert read == [(24, 24), (24, 24), (72, 72), (24, 24)]
+
+
+def test_going_on_with_another_number_of_processes_is_said(textures, stopped, tmp_path, capsys):
+    out = shutil.copytree(stopped, tmp_path / "run")
+    state = torch.load(out / "last.pt", weights_only=True)
+    assert state["processes"] == 1
+    torch.save({**state, "processes": 4}, out / "last.pt")
+    assert train.main(arguments(textures, out, "--resume")) == 0
+    assert "note: 4 processes before and 1 now" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size, accumulate, fits", [(32, 2, True), (16, 2, True), (12, 2, False), (8, 2, False)])
+def test_each_process_needs_two_pictures_in_each_part(size, accumulate, fits, monkeypatch):
+    monkeypatch.setattr(train, "world", lambda: (0, 4))
+    recipe = Recipe(batch_size=size, accumulate=accumulate)
+    if fits:
+        return train.check_hardware(recipe, torch.device("cpu"))
+    with pytest.raises(InputError, match=rf"`batch_size` \(={size}\) must divide by accumulate × 4 processes"):
+        train.check_hardware(recipe, torch.device("cpu"))
+
+
+def test_the_cores_are_shared_by_the_processes_on_a_machine(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    assert cores() == 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert cores() == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
+    assert cores() == 1

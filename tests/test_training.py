@@ -48,6 +48,10 @@ def test_every_parameter_of_the_other_networks_gets_a_gradient(variant, eight):
     assert [name for name, p in run.model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+def test_a_compiled_run_saves_the_names_of_one_that_is_not():
+    assert new_run(replace(FAST, compile=True), 2).state()["model"].keys() == new_run(FAST, 2).state()["model"].keys()
+
+
 def test_it_learns_eight_pictures_by_heart(eight):
     run = new_run(replace(FAST, norm_momentum=0.3), 2)
     losses = [train_step(run, eight, *MIDDLE)[0] for _ in range(60)]
