@@ -304,7 +304,8 @@ def show(tab: str, image, model: str, weights: str, target: str | None, inside: 
         words = page.problem(str(error))
         return None, words, "", "", words
     label = shares(explanation.top())
-    shown = page.pictures(explanation, index), page.panel(explanation, index, opened_row(explanation, inside))
+    row = opened_row(explanation, inside, [image, model, weights])
+    shown = page.pictures(explanation, index), page.panel(explanation, index, row)
     return label, page.facts(explanation), *shown, gr.skip()
 
 
@@ -350,9 +351,11 @@ def comparable(mine: list[str]) -> list[tuple[str, str]]:
     return [(f"{e.title}{'' if e.state == 'here' else ' (to fetch)'}", e.name) for e in entries if e.variant]
 
 
-def opened_row(explanation: mnv3.Explanation, inside: dict | None) -> tuple[int, str] | None:
-    """The open row's number and inside; None where this network has no such block or channel, as after a change."""
-    block, channel = (inside or {}).get("block"), (inside or {}).get("channel")
+def opened_row(explanation: mnv3.Explanation, inside: dict | None, on_show: list) -> tuple[int, str] | None:
+    """The open row's number and inside; None where none is open, or it was opened on what is no longer on show."""
+    if not inside or inside["of"] != on_show:
+        return None
+    block, channel = inside["block"], inside["channel"]
     if type(block) is not int or not 0 <= block < len(explanation.blocks):
         return None
     if type(channel) is not int or not 0 <= channel < len(explanation.gates[block]):
@@ -529,10 +532,10 @@ def _wire(
     fetched = gr.State(0)
     remember = {**quiet, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
     news = [image.change, weights.change, model.input, button.click]
-    gr.on(news, lambda: (None, None), None, [target, inside], **remember)
+    gr.on(news, lambda: None, None, target, **remember)
     model.input(weights_list, [model, weights, mine], weights, **quiet)
     label.select(_selected, None, target, **remember)
-    panel.click(_inside, None, inside, **remember)
+    panel.click(_inside, [image, model, weights], inside, **remember)
     for chosen_tab in tabs:
         chosen_tab.select(partial(str, chosen_tab.id), None, tab, **remember)
     # One listener for all, so that a visitor's answers come one after the other and the last click has the last word.
@@ -629,9 +632,10 @@ def _selected(event: gr.SelectData) -> str:
     return event.value
 
 
-def _inside(event: gr.EventData) -> dict:
-    """What was clicked in the panel: {"block", "channel"}, or {} to close the row."""
-    return event._data if isinstance(event._data, dict) else {}
+def _inside(image, model: str, weights: str, event: gr.EventData) -> dict:
+    """What was clicked in the panel, {"block", "channel"} or neither to close the row, and what was on show."""
+    clicked = event._data if isinstance(event._data, dict) else {}
+    return {"block": clicked.get("block"), "channel": clicked.get("channel"), "of": [image, model, weights]}
 
 
 def _endpoints(family: str) -> None:

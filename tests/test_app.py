@@ -638,6 +638,29 @@ def test_no_examples_at_all(tmp_path, monkeypatch):
     assert asyncio.run(built()) == []
 
 
+# A row of the panel that is open ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "clicked, opens",
+    [({"block": 2, "channel": 3}, True), ({"block": 2}, True), ({"block": 2, "channel": 10**9}, True), ({}, False),
+     ({"block": 99}, False), ({"block": -1}, False), ({"block": "2"}, False), ({"block": True}, False), (None, False),
+     ([2], False)],
+)  # fmt: skip
+def test_what_a_click_opens(bundled, clicked, opens):
+    """What a page sends may be anything; what doesn't exist opens nothing, and a new picture shuts what was open."""
+    import gradio as gr
+
+    import app as module
+
+    explanation = mnv3.explain(bundled["Small"], FROG)
+    inside = module._inside("frog.png", "Small", BUNDLED, gr.EventData(None, clicked))
+    row = module.opened_row(explanation, inside, ["frog.png", "Small", BUNDLED])
+    assert (row is not None) == opens and (not opens or row[0] == 2)
+    assert module.opened_row(explanation, inside, ["truck.png", "Small", BUNDLED]) is None
+    assert module.opened_row(explanation, None, []) is None
+
+
 # Which weights speak --------------------------------------------------------------------------------------------
 
 
