@@ -35,10 +35,10 @@ for net in nets.values():
     engine.fast(net, wait=True)
 shown = []
 def look(image, model):
-    shown[:] = app.show("look", image, model, "", None, None)[:4]
+    shown[:] = app.show("look", image, model, "", None, None, [])[:4]
     return shown
 def compare(image):
-    return app.show("compare", image, "Large", "", None, None)[4]
+    return app.show("compare", image, "Large", "", None, None, [])[4]
 with gr.Blocks(analytics_enabled=False) as demo:
     image, model = app.picture_input(), gr.Textbox()
     outputs, button = [gr.Label(), gr.HTML(), gr.HTML(), gr.HTML()], gr.Button()
@@ -101,23 +101,23 @@ def waited_for(connect, seconds: float = 90):
 def parts(path: Path) -> dict[str, float]:
     """One click in this process, part by part: medians of milliseconds."""
     import app
-    from mnv3 import detail, engine, explain, images, page
+    from mnv3 import engine, images, page
+    from mnv3.explain import explain, explain_seen
     from tests.benchmarks.speed import checkpoint
 
     net = checkpoint("large")
     engine.fast(net, wait=True)
     app.opened = lambda model, weights: net
     picture = images.open_picture(str(path))
-    explanation = explain.explain(net, picture)
+    explanation = explain(net, picture)
     ways = {
-        "the whole handler": lambda: app.show("look", str(path), "Large", "", None, None),
+        "the whole handler": lambda: app.show("look", str(path), "Large", "", None, None, []),
         "decoding the picture": lambda: images.open_picture(str(path)),
         "resizing and normalising": lambda: net.preprocessing.tensor(net.preprocessing.picture(picture)),
-        "the network: causal batch, then alone": lambda: explain.explain_seen(net, explanation.picture),
+        "the network: causal batch, then alone": lambda: explain_seen(net, explanation.picture),
         "pictures of the page": lambda: page.pictures(explanation, 0),
         "the panel": lambda: page.panel(explanation, 0),
     }
-    assert detail
     taken = {name: [] for name in ways}
     for number in range(ROUNDS + 2):
         for name, way in ways.items():
