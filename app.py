@@ -204,7 +204,7 @@ def named(name: str) -> mnv3.Checkpoint:
 def explain_each(image, weights: str, names: list[str] | None) -> list[mnv3.Explanation]:
     """One picture by several checkpoints, decoded once: a photograph costs more than two networks."""
     checkpoints = several(weights, names)
-    picture = open_picture(image)
+    picture = open_picture(image, max(c.preprocessing.enough for c in checkpoints))
     return [mnv3.explain(checkpoint, picture) for checkpoint in checkpoints]
 
 

@@ -126,7 +126,7 @@ class Checkpoint:
 
     def preprocess(self, picture: object) -> Tensor:
         """Any picture that mnv3.images.open_picture takes (a path too) -> this network's input (3, H, W), float32."""
-        return self.preprocessing(open_picture(picture))
+        return self.preprocessing(open_picture(picture, self.preprocessing.enough))
 
     def save(self, folder: str | os.PathLike, half: bool = False) -> Path:
         """Writes the folder, each file replaced whole; with `half`, all weights but BatchNorm's as fp16."""

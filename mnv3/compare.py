@@ -123,7 +123,7 @@ class Row:
 def look_at(name: str, source: object, checkpoints: Sequence[Checkpoint]) -> Row:
     """Top-1 of a picture (anything open_picture takes) by each checkpoint; one that can't be read is a row too."""
     try:
-        picture = open_picture(source)
+        picture = open_picture(source, max(c.preprocessing.enough for c in checkpoints))
         guesses = []
         for checkpoint in checkpoints:
             logits, _ = engine.logits(checkpoint, checkpoint.preprocess(picture)[None])

@@ -178,7 +178,7 @@ def explain(checkpoint: Checkpoint, picture: object) -> Explanation:
 
     Raises InputError for a picture that can't be read.
     """
-    seen = checkpoint.preprocessing.picture(open_picture(picture))
+    seen = checkpoint.preprocessing.picture(open_picture(picture, checkpoint.preprocessing.enough))
     return explain_seen(checkpoint, seen)
 
 

@@ -43,6 +43,7 @@ MAX_BYTES = 50_000_000  # of a file
 MAX_PROFILE_BYTES = 1_000_000  # of an ICC profile; a larger one is ignored
 DECODE_SECONDS = 1.5  # of processor time, see _Metered
 HALVED_ABOVE = 16_000_000  # pixels; larger pictures come back at half size to bound memory
+SCALED_ABOVE = 2_000_000  # below it decoding is quick, and every pixel is taken
 STRIP_PIXELS = 1_000_000  # converted at a time, for the same reason
 MAX_ASPECT = 8  # see Preprocessing.picture
 MAX_PARTS = {"TIFF": 65_536, "JPEG 2000": 4_096}  # strips or tiles
@@ -67,11 +68,14 @@ TRANSPOSE = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> Im
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def open_picture(source):
+def open_picture(source, enough=None):
     """Read `source` as an upright, opaque 8-bit picture.
 
     source: str or Path of a local file, bytes, binary file object, PIL image, or NumPy array
         (H,W), (H,W,1), (H,W,3) or (H,W,4) of bool, uint8, uint16, or float in 0..1.
+    enough: pixels that the shorter side needs, as Preprocessing.enough says; a JPEG of more than
+        SCALED_ABOVE pixels may then come a half, a quarter or an eighth as large, which its decoder does
+        in a fraction of the time.
     Returns a fully loaded PIL image in mode RGB that carries no metadata; the first frame of an
         animation; at half size above HALVED_ABOVE pixels. The caller's image isn't changed.
     Raises InputError, one sentence without any path, for whatever can't be read.
@@ -88,7 +92,7 @@ def open_picture(source):
         else:
             data = _read(source)
             kind = _kind(data)
-            image = _open(data, kind)
+            image = _open(data, kind, enough)
         image.load()
         return _upright_rgb(image)
     except InputError:
@@ -181,7 +185,7 @@ class _Metered(io.BytesIO):
         return super().read(*size)
 
 
-def _open(data, kind):
+def _open(data, kind, enough=None):
     """The picture's header, checked, with its pixels not decoded yet; InputError."""
     if kind == "ICO":  # the one kind that Pillow decodes while it opens it
         for size in _icon_sizes(data):
@@ -205,10 +209,18 @@ def _open(data, kind):
     _check_size(getattr(image, "_tile_size", (1, 1)), image.format)  # a TIFF's tiles may be larger
     if image.format in ("JPEG", "MPO"):
         image.decodermaxblock = 2048  # smaller bites, so that _Metered sees scans piled in a few kB
-        if image.width * image.height > HALVED_ABOVE:
-            image.draft(None, (image.width // 2, image.height // 2))
+        scale = _scale(image.size, enough)
+        image.draft(None, (image.width // scale, image.height // scale))
     _mend_transparency(image)
     return image
+
+
+def _scale(size, enough):
+    """What a JPEG's sides are divided by while it is decoded: 1, 2, 4 or 8."""
+    pixels, least = size[0] * size[1], 2 if size[0] * size[1] > HALVED_ABOVE else 1
+    if not enough or pixels <= SCALED_ABOVE:
+        return least
+    return max(least, next((scale for scale in (8, 4, 2) if min(size) >= scale * enough), 1))
 
 
 def _icon_sizes(data):
@@ -424,6 +436,11 @@ class Preprocessing:
     def to_dict(self):
         """What config.json holds: numbers, strings and lists of them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @property
+    def enough(self):
+        """Pixels of a picture's shorter side beyond which `picture` shows no difference: twice `resize`."""
+        return 2 * self.resize
 
     def picture(self, image):
         """What the network gets to see: RGB (crop x crop) from an RGB picture of open_picture.

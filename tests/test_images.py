@@ -657,3 +657,37 @@ def test_only_rgb_is_prepared():
 
 
 assert PngImagePlugin.MAX_TEXT_CHUNK <= 1 << 20  # what bounds a text chunk; the bombs above rely on it
+
+
+# ---- large JPEGs, decoded smaller ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size, enough, shown",
+    [((4000, 3000), 512, (1000, 750)), ((4000, 3000), 64, (500, 375)), ((3000, 4000), 800, (1500, 2000)),
+     ((2000, 1001), 512, (2000, 1001)), ((1600, 1200), 64, (1600, 1200)), ((4000, 3000), None, (4000, 3000)),
+     ((6000, 3000), 2000, (3000, 1500))],
+)  # fmt: skip
+def test_a_large_jpeg_is_decoded_no_smaller_than_is_enough(size, enough, shown):
+    file = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 60)).save(file, "JPEG")
+    assert open_picture(file.getvalue(), enough).size == shown
+    file = io.BytesIO()
+    Image.new("RGB", (1800, 1300)).save(file, "PNG")
+    assert open_picture(file.getvalue(), 64).size == (1800, 1300)
+
+
+@pytest.mark.parametrize("resize, crop", [(256, 224), (32, 32)])
+def test_what_the_network_gets_of_a_large_jpeg_is_a_few_grey_levels_apart(resize, crop):
+    random = np.random.default_rng(0)
+    scene = np.zeros((1500, 2000, 3), np.float32)
+    for cells, weight in ((6, 1.0), (40, 0.5), (300, 0.25)):
+        coarse = random.integers(0, 256, (cells * 3 // 4, cells, 3), dtype=np.uint8)
+        scene += weight * np.asarray(Image.fromarray(coarse).resize((2000, 1500), Image.Resampling.BICUBIC))
+    file = io.BytesIO()
+    Image.fromarray((scene / 1.75).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=92)
+    prepared = Preprocessing(resize, crop, "bilinear", (0.5,) * 3, (0.25,) * 3)
+    whole = np.asarray(prepared.picture(open_picture(file.getvalue())), np.float32)
+    scaled = np.asarray(prepared.picture(open_picture(file.getvalue(), prepared.enough)), np.float32)
+    assert whole.std() > 20
+    assert np.abs(whole - scaled).mean() < 1 and np.abs(whole - scaled).max() < 12
