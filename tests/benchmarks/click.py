@@ -108,11 +108,11 @@ def parts(path: Path) -> dict[str, float]:
     net = checkpoint("large")
     engine.fast(net, wait=True)
     app.opened = lambda model, weights: net
-    picture = images.open_picture(str(path))
+    picture = images.open_picture(str(path), net.preprocessing.enough)
     explanation = explain(net, picture)
     ways = {
         "the whole handler": lambda: app.show("look", str(path), "Large", "", None, None, []),
-        "decoding the picture": lambda: images.open_picture(str(path)),
+        "decoding the picture": lambda: images.open_picture(str(path), net.preprocessing.enough),
         "resizing and normalising": lambda: net.preprocessing.tensor(net.preprocessing.picture(picture)),
         "the network: causal batch, then alone": lambda: explain_seen(net, explanation.picture),
         "pictures of the page": lambda: page.pictures(explanation, 0),
