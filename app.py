@@ -25,7 +25,7 @@ import mnv3
 from mnv3 import classes, compare, detail, engine, models_page, own, page, plot, settings, trust_page
 from mnv3.catalogue import Entry, catalogue, is_here
 from mnv3.errors import InputError
-from mnv3.explain import Guess, likeliest, softmax
+from mnv3.explain import Guess, explain_seen, likeliest, softmax
 from mnv3.faithfulness import published, put_to_trial
 from mnv3.images import open_picture
 
@@ -205,7 +205,7 @@ def explain_each(image, weights: str, names: list[str] | None) -> list[mnv3.Expl
     """One picture by several checkpoints, decoded once: a photograph costs more than two networks."""
     checkpoints = several(weights, names)
     picture = open_picture(image, max(c.preprocessing.enough for c in checkpoints))
-    return [mnv3.explain(checkpoint, picture) for checkpoint in checkpoints]
+    return [explain_seen(checkpoint, checkpoint.preprocessing.picture(picture)) for checkpoint in checkpoints]
 
 
 # What programs call ---------------------------------------------------------------------------------------------
@@ -639,7 +639,7 @@ def _inside(image, model: str, weights: str, event: gr.EventData) -> dict:
 
 
 def _endpoints(family: str) -> None:
-    """/predict, /explain, /compare, /models and /fetch for programs; only the picture has no default."""
+    """/predict, /explain, /compare, /trust, /models and /fetch for programs; only the picture has no default."""
     shared = {"concurrency_id": "network", "concurrency_limit": AT_ONCE}
     picture = picture_input(label="image", visible=False)
     model = gr.Textbox("Large", label="model: Large or Small", visible=False)

@@ -21,8 +21,6 @@ import csv
 import errno
 import json
 import os
-import platform
-import re
 import signal
 import sys
 import time
@@ -40,7 +38,7 @@ from mnv3.checkpoints import Checkpoint, read_checkpoint, replace_file
 from mnv3.data import Files, Pictures, Source, colour_statistics, hold_out, open_source
 from mnv3.errors import InputError
 from mnv3.images import Preprocessing
-from mnv3.processes import cores, first_alone, meet, say, world
+from mnv3.processes import cores, first_alone, machine, meet, say, world
 from mnv3.tables import final_side, multiply_adds, parameters
 from mnv3.training import (
     Recipe,
@@ -326,17 +324,6 @@ def publish(options: Options) -> int:
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
-
-
-def machine(device: torch.device) -> dict:
-    """Hardware and versions, for metrics.json."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-        cpu = names[0] if names else cpu
-    gpu = device.type == "cuda"
-    hardware = f"{world()[1]} × {torch.cuda.get_device_name(device)}" if gpu else f"{os.cpu_count()} × {cpu}"
-    return {"hardware": hardware, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def start_state(recipe: Recipe, out: Path, resume: bool) -> dict | None:

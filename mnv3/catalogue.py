@@ -180,11 +180,21 @@ def _cached(name: str) -> bool:
 # torchvision ----------------------------------------------------------------------------------------------------
 
 
-def _load_torchvision(name: str, progress: Progress | None) -> Checkpoint:
-    from torchvision import models
+def torchvision_weights(name: str):
+    """torchvision's own entry: where its file is, its transforms, its categories, what was measured."""
+    from torchvision import models  # late: the start needs none of it
 
     source = TORCHVISION[name]
-    weights = models.get_weight(f"MobileNet_V3_{source.variant.title()}_Weights.{source.weights}")
+    return models.get_weight(f"MobileNet_V3_{source.variant.title()}_Weights.{source.weights}")
+
+
+def published_top1(weights) -> float:
+    """0..1, on ImageNet's 50,000 validation pictures."""
+    return weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100
+
+
+def _load_torchvision(name: str, progress: Progress | None) -> Checkpoint:
+    source, weights = TORCHVISION[name], torchvision_weights(name)
     if not source.path.is_file():
         _download(weights.url, source.path, name, progress)
     try:
@@ -199,7 +209,7 @@ def _load_torchvision(name: str, progress: Progress | None) -> Checkpoint:
         wanted.resize_size[0], wanted.crop_size[0], wanted.interpolation.value, tuple(wanted.mean), tuple(wanted.std)
     )
     labels = checked_labels(weights.meta["categories"], 1000)
-    metrics = {"published": {"top1": weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100, "n": 50_000}}
+    metrics = {"published": {"top1": published_top1(weights), "n": 50_000}}
     return Checkpoint(name, build(Spec.of(source.variant), tensors), labels, preprocessing, IMAGENET, metrics=metrics)
 
 

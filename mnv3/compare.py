@@ -126,7 +126,7 @@ def look_at(name: str, source: object, checkpoints: Sequence[Checkpoint]) -> Row
         picture = open_picture(source, max(c.preprocessing.enough for c in checkpoints))
         guesses = []
         for checkpoint in checkpoints:
-            logits, _ = engine.logits(checkpoint, checkpoint.preprocess(picture)[None])
+            logits, _ = engine.logits(checkpoint, checkpoint.preprocessing(picture)[None])
             guesses += likeliest(softmax(logits[0]), checkpoint.labels, 1)
     except InputError as error:
         return Row(name, problem=str(error))

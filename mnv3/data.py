@@ -309,9 +309,9 @@ def _read_resident(split: str, files, size: int, classes, found: Found, progress
     images, labels, unreadable = np.empty((len(files), size, size, 3), np.uint8), [], []
     for path, label in progress(files):
         try:
-            picture = open_picture(path)
+            picture = _opened(path)
         except InputError as error:
-            unreadable.append(f"{path.parent.name}/{path.name}: {error}")
+            unreadable.append(str(error))
             continue
         if picture.size != (size, size):
             width, height = picture.size
@@ -329,9 +329,9 @@ def _check_files(split: str, files, classes, found: Found, preprocessing, worker
 
     def trouble(file: tuple[Path, int]) -> str | None:
         try:
-            open_picture(file[0])
+            _opened(file[0])
         except InputError as error:
-            return f"{file[0].parent.name}/{file[0].name}: {error}"
+            return str(error)
 
     rank, processes = world()
     with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes without Python's lock
@@ -342,20 +342,11 @@ def _check_files(split: str, files, classes, found: Found, preprocessing, worker
     return Files([path for path, _ in readable], torch.tensor(labels), classes, preprocessing, workers=workers)
 
 
-def read_folder(folder: Path, size: int, classes: tuple[str, ...] | None = None, progress=iter) -> Pictures | Files:
-    """Reads folder/<class>/<picture>, classes in the order of their names, or as the training split's `classes`.
-
-    Raises InputError for a missing folder, an empty class, fewer than two classes or a wrong size.
-    """
-    found = find_classes(folder, classes)
-    source = Source(folder.name, classes or tuple(found), {folder.name: found})
-    return source.read(folder.name, Preprocessing(size, size, "bilinear", (0, 0, 0), (1, 1, 1)), progress=progress)
-
-
 def find_classes(folder: Path, classes: tuple[str, ...] | None = None) -> dict[str, list[Path]]:
     """Class names in order, each with its picture files; opens none of them.
 
-    With `classes`, the training split's, one beside them is refused. Raises InputError as read_folder says.
+    With `classes`, the training split's, one beside them is refused. Raises InputError for a missing
+    folder, an empty class or fewer than two classes.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder.name}/: the data folder needs train/ and test/ in it.")

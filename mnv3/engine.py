@@ -1,7 +1,7 @@
 """The runner: keeps loaded checkpoints, runs the explained pass safely from many threads, and finds reference gates.
 
 A pass runs in ONNX Runtime once its session is ready, and in torch until then and where the two disagree: torch is
-what is right. README, 'How fast', says why this engine and how its threads are shared.
+what is right. README, 'How fast', has what it takes beside other ways.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
@@ -215,13 +216,8 @@ def _example_gates(checkpoint: Checkpoint) -> list[tuple[bytes, list[np.ndarray]
     with _lock:
         if checkpoint in _examples:
             return _examples[checkpoint]
-    rows = []
-    for path in example_pictures():
-        try:
-            one = checkpoint.preprocess(path)
-        except InputError:  # a damaged example is no visitor's fault
-            continue
-        rows.append((_digest(one), [gates[0] for gates in run(checkpoint, one[None]).gates]))
+    inputs = example_inputs(checkpoint, example_pictures())
+    rows = [(_digest(one), [gates[0] for gates in run(checkpoint, one[None]).gates]) for one in inputs]
     with _lock:
         return _examples.setdefault(checkpoint, rows)
 
@@ -229,6 +225,15 @@ def _example_gates(checkpoint: Checkpoint) -> list[tuple[bytes, list[np.ndarray]
 def example_pictures() -> list[Path]:
     """The pictures in examples/, by name."""
     return sorted(p for p in EXAMPLES.iterdir() if p.suffix in (".jpg", ".png")) if EXAMPLES.is_dir() else []
+
+
+def example_inputs(checkpoint: Checkpoint, paths: Sequence[Path]) -> Iterator[torch.Tensor]:
+    """The pictures as this network's inputs (3, H, W), but those that can't be read."""
+    for path in paths:
+        try:
+            yield checkpoint.preprocess(path)
+        except InputError:  # a damaged example is no visitor's fault
+            continue
 
 
 def _digest(tensor: torch.Tensor) -> bytes:

@@ -18,9 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,7 +36,9 @@ from .checkpoints import Checkpoint, replace_file
 from .data import find_classes, generator
 from .errors import InputError
 from .explain import Explanation, softmax
+from .processes import machine
 from .randomised import calibration, evidence_maps, randomised, spearman
+from .render import smooth
 
 STEPS = 32
 RANDOM_MAPS = 5
@@ -118,15 +116,18 @@ def curve(checkpoint: Checkpoint, start: Tensor, end: Tensor, taken: np.ndarray,
     rank[torch.from_numpy(taken)] = torch.arange(len(taken))
     count = torch.linspace(0, len(taken), STEPS + 1).round()
     replaced = (rank < count[:, None]).view(-1, 1, *start.shape[1:])  # (STEPS + 1, 1, H, W)
-    images = torch.where(replaced, end, start)
-    logits = [engine.logits(checkpoint, part)[0] for part in images.split(engine.rows_at_once(checkpoint))]
-    return softmax(np.concatenate(logits))[:, index]
+    return softmax(_logits(checkpoint, torch.where(replaced, end, start)))[:, index]
+
+
+def _logits(checkpoint: Checkpoint, images: Tensor) -> np.ndarray:
+    """(N, 3, H, W) -> (N, K), as many at once as may be."""
+    parts = images.split(engine.rows_at_once(checkpoint))
+    return np.concatenate([engine.logits(checkpoint, part)[0] for part in parts])
 
 
 def enlarged(values: np.ndarray, side: int) -> np.ndarray:
     """A map (h, w) over the picture, as the page shows it: (side, side), bicubic, nothing below 0."""
-    image = Image.fromarray(np.asarray(values, np.float32)).resize((side, side), Image.Resampling.BICUBIC)
-    return np.maximum(np.asarray(image), 0)
+    return np.maximum(smooth(values, side), 0)
 
 
 def order(values: np.ndarray, side: int, random: np.random.Generator) -> np.ndarray:
@@ -230,8 +231,7 @@ def measure(checkpoint: Checkpoint, paths: Sequence[Path], seed: int = 0, progre
     Each picture is asked about its likeliest class. Pictures whose map is 0 everywhere are counted as skipped.
     """
     pictures = torch.stack([checkpoint.preprocess(path) for path in paths])
-    logits = [engine.logits(checkpoint, part)[0] for part in pictures.split(engine.rows_at_once(checkpoint))]
-    classes = np.concatenate(logits).argmax(1)
+    classes = _logits(checkpoint, pictures).argmax(1)
     maps = evidence_maps(checkpoint, pictures, classes)
     told = [i for i, values in enumerate(maps) if values.max() > values.min()]
     if len(told) < 2:
@@ -310,19 +310,6 @@ def chosen(folder: Path, n: int, seed: int) -> list[Path]:
     return [paths[i] for i in torch.randperm(len(paths), generator=generator(seed, 0))[:n].tolist()]
 
 
-def machine() -> dict:
-    """Hardware and versions, as metrics.json names them."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = re.findall(r"model name\s*: (.+)", info.read_text())
-        cpu = names[0] if names else cpu
-    return {
-        "hardware": f"{os.cpu_count()} × {cpu}", "torch": torch.__version__, "numpy": np.__version__,
-        "python": platform.python_version(),
-    }  # fmt: skip
-
-
 def main(arguments: list[str] | None = None) -> int:
     from tqdm import tqdm
 
@@ -338,7 +325,8 @@ def main(arguments: list[str] | None = None) -> int:
         paths = chosen(given.data.expanduser(), given.n, given.seed)
         result = measure(checkpoint, paths, given.seed, lambda x: tqdm(x, "deleting and inserting"))
         result |= {"data": given.data.resolve().name}
-        result |= {"machine": machine() | {"minutes": round((time.monotonic() - began) / 60, 1)}}
+        minutes = round((time.monotonic() - began) / 60, 1)
+        result |= {"machine": machine(torch.device("cpu")) | {"numpy": np.__version__, "minutes": minutes}}
         text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         replace_file(given.out, lambda temporary: Path(temporary).write_text(text))
     except InputError as error:

@@ -89,10 +89,8 @@ class _Writer:
 
     def conv(self, x: str, layer: ConvNormAct) -> str:
         """Convolution with BatchNorm folded in, in float64, and its activation."""
-        conv, norm = layer[0], layer[1]
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        conv, (scale, bias) = layer[0], _scale_and_shift(layer[1])
         weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
-        bias = norm.bias.double() - norm.running_mean.double() * scale
         pads = list(conv.padding) * 2
         x = self.node(
             "Conv", x, self.weight(weight.float()), self.weight(bias.float()),
@@ -178,7 +176,11 @@ class _Writer:
         return self.node("Gemm", x, self.weight(weight), self.weight(bias), transB=1)
 
     def norm(self, x: str, layer: nn.BatchNorm1d) -> str:
-        scale = layer.weight.double() * (layer.running_var.double() + layer.eps).rsqrt()
-        shift = layer.bias.double() - layer.running_mean.double() * scale
+        scale, shift = _scale_and_shift(layer)
         return self.node("Add", self.node("Mul", x, self.weight(scale.float())), self.weight(shift.float()))
 
+
+def _scale_and_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What BatchNorm does in eval mode, in float64: (C,) each."""
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return scale, norm.bias.double() - norm.running_mean.double() * scale

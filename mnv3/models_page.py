@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 from . import engine
-from .catalogue import IMAGENET, TIMM, TORCHVISION, Entry
+from .catalogue import IMAGENET, TIMM, TORCHVISION, Entry, published_top1, torchvision_weights
 from .checkpoints import Checkpoint
 from .errors import InputError
 from .own import is_own, kept
@@ -68,7 +68,7 @@ def models(entries: Sequence[Entry]) -> list[Model]:
 
 def _model(entry: Entry) -> Model:
     if entry.name in TORCHVISION or entry.name in TIMM:
-        top1 = TIMM_TOP1[entry.name] if entry.name in TIMM else _torchvision_top1(entry.name)
+        top1 = TIMM_TOP1.get(entry.name) or published_top1(torchvision_weights(entry.name))
         result = {"top1": top1, "n": 50_000, "pictures": VALIDATION}
         data = f"ImageNet-21k, then {IMAGENET}" if "in21k" in entry.name else IMAGENET
         return Model(entry, entry.title, Spec.of(entry.variant), 224, data, "ImageNet-1k", result)
@@ -78,14 +78,6 @@ def _model(entry: Entry) -> Model:
         return Model(Entry(**{**vars(entry), "state": "failed", "why": str(error)}), entry.title, None)
     side, data, result = checkpoint.preprocessing.crop, checkpoint.data, checkpoint.measured()
     return Model(entry, entry.title, checkpoint.spec, side, data, data, result, log_of(checkpoint))
-
-
-def _torchvision_top1(name: str) -> float:
-    from torchvision import models as zoo  # late: the start needs none of it
-
-    source = TORCHVISION[name]
-    weights = zoo.get_weight(f"MobileNet_V3_{source.variant.title()}_Weights.{source.weights}")
-    return weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100
 
 
 def overview(found: Sequence[Model]) -> str:

@@ -1,9 +1,12 @@
-"""What the processes of one run share: one process on its own, or several that torchrun started."""
+"""The processes of one run, one on its own or several that torchrun started: what they share, and what they run on."""
 
 from __future__ import annotations
 
 import os
+import platform
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -58,6 +61,17 @@ def first_alone(work: Callable[[], T], device: torch.device) -> T:
     if not rank:
         meet(device)
     return result
+
+
+def machine(device: torch.device) -> dict:
+    """Hardware and versions, as metrics.json names them."""
+    cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if info.is_file():
+        names = re.findall(r"model name\s*: (.+)", info.read_text())
+        cpu = names[0] if names else cpu
+    gpu = device.type == "cuda"
+    hardware = f"{world()[1]} × {torch.cuda.get_device_name(device)}" if gpu else f"{os.cpu_count()} × {cpu}"
+    return {"hardware": hardware, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def cores() -> int:

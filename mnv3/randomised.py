@@ -25,12 +25,8 @@ from .explain import class_evidence
 
 def calibration(checkpoint: Checkpoint) -> Tensor:
     """The example pictures as this network's inputs (N, 3, H, W). Raises InputError for fewer than two."""
-    inputs = []
-    for path in engine.example_pictures()[: max(2, engine.rows_at_once(checkpoint))]:
-        try:
-            inputs.append(checkpoint.preprocess(path))
-        except InputError:  # a damaged example is no visitor's fault
-            continue
+    paths = engine.example_pictures()[: max(2, engine.rows_at_once(checkpoint))]
+    inputs = list(engine.example_inputs(checkpoint, paths))
     if len(inputs) < 2:
         raise InputError("There are no example pictures to set BatchNorm by: put pictures into examples/.")
     return torch.stack(inputs)

@@ -98,11 +98,16 @@ def evidence_overlay(picture: Image.Image, evidence: np.ndarray, side: int = 256
 
 def _over(picture: Image.Image, values: np.ndarray, scale: np.ndarray, low: float, weight, side: int) -> Image.Image:
     """values (h, w) in low..1, enlarged smoothly, in colour over the picture where weight(values) is large."""
-    enlarged = Image.fromarray(values.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
-    enlarged = np.clip(np.asarray(enlarged), low, 1)
+    enlarged = np.clip(smooth(values, side), low, 1)
     opacity = 0.85 * weight(enlarged)[:, :, None]
     mixed = opacity * colours(enlarged, scale, low, 1) + (1 - opacity) * grey(picture, side)
     return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def smooth(values: np.ndarray, side: int) -> np.ndarray:
+    """A map (h, w) over a picture of side × side: bicubic, which may overshoot."""
+    image = Image.fromarray(np.asarray(values, np.float32))
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
 
 
 def enlarged(picture: Image.Image, least: int = 256) -> Image.Image:

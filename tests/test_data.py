@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_help import MIDDLE, grown, labelled, noise, numbers, write
+from training_help import MIDDLE, grown, labelled, noise, numbers, read_folder, write
 
 from mnv3 import InputError, data
 from mnv3.data import (
@@ -24,7 +24,6 @@ from mnv3.data import (
     hold_out,
     normalise,
     open_source,
-    read_folder,
 )
 from mnv3.images import Preprocessing, open_picture
 from mnv3.training import Recipe

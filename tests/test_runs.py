@@ -17,13 +17,24 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from training_help import CLASSES, ROOT, STEPS, arguments, differences, interrupted, last_line, new_run, noise
+from training_help import (
+    CLASSES,
+    ROOT,
+    STEPS,
+    arguments,
+    differences,
+    interrupted,
+    last_line,
+    new_run,
+    noise,
+    read_folder,
+)
 
 import mnv3
 import train
 from mnv3 import InputError, data
 from mnv3.checkpoints import Checkpoint, read_checkpoint
-from mnv3.data import augment, colour_statistics, hold_out, read_folder
+from mnv3.data import augment, colour_statistics, hold_out
 from mnv3.images import Preprocessing, open_picture
 from mnv3.processes import cores
 from mnv3.training import Recipe, Run, learning_rate, train_step

@@ -11,7 +11,8 @@ from PIL import Image
 
 import mnv3
 import train
-from mnv3.data import Pictures
+from mnv3.data import Pictures, Source, find_classes
+from mnv3.images import Preprocessing
 from mnv3.tables import Spec
 from mnv3.training import Recipe, Run, train_step
 
@@ -51,6 +52,13 @@ def grown(folder, *classes, count=3):
         for i in range(count):
             write(folder / name / f"{i}.png")
     return folder
+
+
+def read_folder(folder, size, classes=None):
+    """One folder of classes through the way that train.py takes: classes by name, or as the training split's."""
+    found = find_classes(folder, classes)
+    source = Source(folder.name, classes or tuple(found), {folder.name: found})
+    return source.read(folder.name, Preprocessing(size, size, "bilinear", (0, 0, 0), (1, 1, 1)))
 
 
 FAST = Recipe(

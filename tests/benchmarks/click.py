@@ -7,8 +7,6 @@ of full size at 224×224 with random weights, since the bundled ones are small a
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -19,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from tests.benchmarks.timing import against, medians, report, turns
 
 RESULT = Path(__file__).with_name("click.json")
 ROOT = Path(__file__).parent.parent.parent
@@ -75,14 +75,7 @@ def through_the_client(path: Path) -> dict[str, list[float]]:
                 "look, Small": lambda: client.predict(handle_file(path), "Small", api_name="/look"),
                 "compare": lambda: client.predict(handle_file(path), api_name="/compare"),
             }
-            taken = {name: [] for name in ways}
-            for number in range(ROUNDS + 2):
-                for name, way in ways.items():
-                    began = time.perf_counter()
-                    way()
-                    if number >= 2:
-                        taken[name].append(1000 * (time.perf_counter() - began))
-            return taken
+            return turns(ways, ROUNDS, 2)
         finally:
             server.terminate()
 
@@ -118,14 +111,7 @@ def parts(path: Path) -> dict[str, float]:
         "pictures of the page": lambda: page.pictures(explanation, 0),
         "the panel": lambda: page.panel(explanation, 0),
     }
-    taken = {name: [] for name in ways}
-    for number in range(ROUNDS + 2):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            if number >= 2:
-                taken[name].append(1000 * (time.perf_counter() - began))
-    return {name: round(statistics.median(times), 1) for name, times in taken.items()}
+    return medians(turns(ways, ROUNDS, 2), 1)
 
 
 def start() -> dict[str, float]:
@@ -155,29 +141,20 @@ def start() -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help=f"keep the result as {RESULT.name}")
-    given = parser.parse_args()
+def measured() -> dict:
     import torch
 
-    from train import machine
+    from mnv3.processes import machine
 
     with tempfile.TemporaryDirectory() as folder:
         path = photograph(Path(folder))
         taken = through_the_client(path)
-        pairs = zip(taken["look, Large"], taken["constant"], strict=True)
-        result = {
+        return {
             "machine": machine(torch.device("cpu")), "picture": f"4000×3000 JPEG, {path.stat().st_size / 1e6:.1f} MB",
-            "milliseconds": {name: round(statistics.median(times), 1) for name, times in taken.items()},
-            "look, Large / constant": round(statistics.median(a / b for a, b in pairs), 2),
+            "milliseconds": medians(taken, 1), "look, Large / constant": against(taken, "look, Large", "constant"),
             "parts of a click": parts(path), "seconds to start": start(), "n": ROUNDS,
         }  # fmt: skip
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    print(text, end="")
-    if given.write:
-        RESULT.write_text(text)
 
 
 if __name__ == "__main__":
-    main()
+    report(__doc__, RESULT, measured)

@@ -7,9 +7,6 @@ the README quotes.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import time
 from pathlib import Path
 
@@ -21,7 +18,8 @@ from mnv3.checkpoints import Checkpoint
 from mnv3.explain import keep_rows
 from mnv3.images import Preprocessing
 from mnv3.model import MobileNetV3
-from train import machine
+from mnv3.processes import machine
+from tests.benchmarks.timing import against, medians, report, turns
 
 RESULT = Path(__file__).with_name("speed.json")
 ROUNDS, SETTLE, CALLS, BATCH = 12, 3, 5, 64
@@ -98,27 +96,6 @@ def timm_eager(variant: str):
     return timm.create_model(f"mobilenetv3_{variant}_100").eval()
 
 
-def turns(ways: dict, rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Milliseconds of every way in every round: the median of its calls, after a few in which the threads of whoever
-    ran before stop waiting for work."""
-    taken = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            calls = []
-            for _ in range(SETTLE + CALLS):
-                began = time.perf_counter()
-                way()
-                calls.append(1000 * (time.perf_counter() - began))
-            if number:
-                taken[name].append(statistics.median(calls[SETTLE:]))
-    return taken
-
-
-def against(taken: dict[str, list[float]], name: str, other: str, times: float = 1) -> float:
-    """The median over rounds of one way's time in units of another's."""
-    return round(statistics.median(a / (times * b) for a, b in zip(taken[name], taken[other], strict=True)), 2)
-
-
 @torch.inference_mode()
 def engines(variant: str) -> dict:
     ours = checkpoint(variant)
@@ -140,11 +117,12 @@ def engines(variant: str) -> dict:
         "torchvision eager with hooks": lambda: hooks(one),
         "timm eager": lambda: timm(one),
         "ours in torch": lambda: engine._in_torch(ours, one, None, None),
-    })  # fmt: skip
-    batch = turns({"bare": lambda: bare(many.numpy()), "ours": lambda: session.run(many, None, None)}, 5)
+    }, ROUNDS, 1, SETTLE, CALLS)  # fmt: skip
+    ways = {"bare": lambda: bare(many.numpy()), "ours": lambda: session.run(many, None, None)}
+    batch = turns(ways, 5, 1, SETTLE, CALLS)
     whole, causal = "ours: logits, gates, energies, features", "ours: the causal batch"
     return {
-        "milliseconds": {name: round(statistics.median(times), 2) for name, times in taken.items()},
+        "milliseconds": medians(taken, 2),
         "explained / bare": against(taken, whole, "bare ONNX Runtime"),
         "explained / torchvision with hooks": against(taken, whole, "torchvision eager with hooks"),
         "causal batch / (L + 2) bare": against(taken, causal, "bare ONNX Runtime", blocks + 2),
@@ -153,19 +131,12 @@ def engines(variant: str) -> dict:
     }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help=f"keep the result as {RESULT.name}")
-    given = parser.parse_args()
+def measured() -> dict:
     import onnxruntime
 
-    result = {"machine": machine(torch.device("cpu")) | {"onnxruntime": onnxruntime.__version__}}
-    result |= {variant: engines(variant) for variant in ("large", "small")}
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    print(text, end="")
-    if given.write:
-        RESULT.write_text(text)
+    where = machine(torch.device("cpu")) | {"onnxruntime": onnxruntime.__version__}
+    return {"machine": where} | {variant: engines(variant) for variant in ("large", "small")}
 
 
 if __name__ == "__main__":
-    main()
+    report(__doc__, RESULT, measured)

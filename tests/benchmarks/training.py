@@ -28,9 +28,9 @@ from torchvision.transforms import v2
 
 from mnv3.data import Files, Pictures
 from mnv3.images import Preprocessing
+from mnv3.processes import machine
 from mnv3.tables import Spec
 from mnv3.training import AUTOCAST, Recipe, Run, train_step
-from train import machine
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 CLASSES = 10

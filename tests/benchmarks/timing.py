@@ -1,0 +1,46 @@
+"""What the benchmarks share: ways that take turns, and a result that is printed and, if asked, kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def turns(ways: dict[str, Callable], rounds: int, warm_up: int, settle: int = 0, calls: int = 1) -> dict[str, list]:
+    """Milliseconds of every way in every round: the median of its calls, after `settle` in which the threads of
+    whoever ran before stop waiting for work. The first `warm_up` rounds are left out."""
+    taken = {name: [] for name in ways}
+    for number in range(warm_up + rounds):
+        for name, way in ways.items():
+            times = []
+            for _ in range(settle + calls):
+                began = time.perf_counter()
+                way()
+                times.append(1000 * (time.perf_counter() - began))
+            if number >= warm_up:
+                taken[name].append(statistics.median(times[settle:]))
+    return taken
+
+
+def medians(taken: dict[str, list[float]], digits: int) -> dict[str, float]:
+    return {name: round(statistics.median(times), digits) for name, times in taken.items()}
+
+
+def against(taken: dict[str, list[float]], name: str, other: str, times: float = 1) -> float:
+    """The median over rounds of one way's time in units of another's."""
+    return round(statistics.median(a / (times * b) for a, b in zip(taken[name], taken[other], strict=True)), 2)
+
+
+def report(description: str, path: Path, measured: Callable[[], dict]) -> None:
+    """Prints what was measured, and with --write keeps it at `path`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"keep the result as {path.name}")
+    given = parser.parse_args()
+    text = json.dumps(measured(), indent=1, ensure_ascii=False) + "\n"
+    print(text, end="")
+    if given.write:
+        path.write_text(text)
