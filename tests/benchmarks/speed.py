@@ -56,10 +56,10 @@ class BareSession:
         return self.session.run(["logits"], {"images": images})[0]
 
 
-def checkpoint(variant: str) -> Checkpoint:
+def checkpoint(variant: str, width: float = 1.0) -> Checkpoint:
     """The network at its full size: weights don't change how long it takes, but subnormal numbers would."""
     torch.manual_seed(0)
-    model = MobileNetV3(variant)
+    model = MobileNetV3(variant, width)
     with torch.no_grad():
         model.train()(torch.randn(16, 3, 224, 224))
         for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
