@@ -26,7 +26,7 @@ PICTURES = 100
 def explained(net: Checkpoint, count: int, side: int):
     """A pass over `count` pictures of side × side pixels, to be called."""
     session, inputs = engine.fast(net, wait=True), torch.randn(count, 3, side, side)
-    return lambda: session.run(inputs, None, None)
+    return lambda: session.run(inputs)
 
 
 def row(net: Checkpoint, side: int, milliseconds: float, count: int = 1) -> dict:
