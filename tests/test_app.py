@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 import mnv3
-from mnv3 import InputError, engine
+from mnv3 import InputError, answers, choice, engine
 from mnv3.catalogue import Entry
 from mnv3.explain import softmax
 from mnv3.images import open_picture
@@ -575,17 +575,17 @@ def hosted(monkeypatch):
 
 
 def test_a_host_sets_the_default_and_the_list(hosted):
-    module = hosted(MNV3_WEIGHTS="torchvision/small", MNV3_OFFERED="cifar10-large;torchvision/large-v2")
-    assert module.default_family() == TO_FETCH and module.families("Small") == [TO_FETCH, BUNDLED]
-    assert {entry["family"] for entry in module.api_models()} == {TO_FETCH, BUNDLED}
+    hosted(MNV3_WEIGHTS="torchvision/small", MNV3_OFFERED="cifar10-large;torchvision/large-v2")
+    assert choice.default_family() == TO_FETCH and choice.families("Small") == [TO_FETCH, BUNDLED]
+    assert {entry["family"] for entry in answers.models()} == {TO_FETCH, BUNDLED}
     with pytest.raises(InputError, match="choose one of"):
-        module.chosen("Large", "torchvision/large-v1")
+        choice.chosen("Large", "torchvision/large-v1")
     asyncio.run(built())
 
 
 def test_a_host_offers_one_size_only(hosted):
-    module = hosted(MNV3_OFFERED="torchvision/large-v1")
-    assert module.variants() == ["Large"] and module.default_family() == "ImageNet · torchvision V1"
+    hosted(MNV3_OFFERED="torchvision/large-v1")
+    assert choice.variants() == ["Large"] and choice.default_family() == "ImageNet · torchvision V1"
     asyncio.run(built())
 
 
@@ -679,8 +679,8 @@ def listed(monkeypatch):
             Entry("broken", "broken · bundled", "", "", "failed", 0, "no config"),
         ]
         here = {entry.name for entry in entries if entry.state == "here"}
-        monkeypatch.setattr(module, "catalogue", lambda: entries)
-        monkeypatch.setattr(module, "is_here", here.__contains__)
+        monkeypatch.setattr(choice, "catalogue", lambda: entries)
+        monkeypatch.setattr(choice, "is_here", here.__contains__)
         return module
 
     return make
@@ -692,22 +692,23 @@ def listed(monkeypatch):
      ("download", "download", "bundled"), ("failed", "failed", "bundled")],
 )  # fmt: skip
 def test_imagenet_speaks_where_both_sizes_are_here(listed, large, small, family):
-    assert listed(large, small).default_family() == family
+    listed(large, small)
+    assert choice.default_family() == family
 
 
 def test_the_weights_list_follows_the_model(listed):
-    module = listed("download", "download")
-    assert module.families("Large") == ["ImageNet · a", "ImageNet · b", "bundled"]
-    assert module.families("Small") == ["ImageNet · a", "bundled"]
+    listed("download", "download")
+    assert choice.families("Large") == ["ImageNet · a", "ImageNet · b", "bundled"]
+    assert choice.families("Small") == ["ImageNet · a", "bundled"]
 
 
 def test_chosen_by_family_or_name(listed):
-    module = listed("download", "download")
-    assert module.chosen("Large", "bundled").name == module.chosen("Large", "mine-large").name == "mine-large"
-    assert module.chosen("Small", "ImageNet · a").name == "a/small"
+    listed("download", "download")
+    assert choice.chosen("Large", "bundled").name == choice.chosen("Large", "mine-large").name == "mine-large"
+    assert choice.chosen("Small", "ImageNet · a").name == "a/small"
     for model, weights in (("Small", "ImageNet · b"), ("Small", "mine-large"), ("small", "bundled"), (None, None)):
         with pytest.raises(InputError) as caught:
-            module.chosen(model, weights)
+            choice.chosen(model, weights)
         one_sentence(str(caught.value))
 
 
@@ -722,7 +723,7 @@ def test_the_fetch_button_is_there_while_a_size_is_missing(listed):
     module = listed("here", "download")
     assert module.fetch_button("ImageNet · a").visible is True
     assert module.fetch_button("bundled").visible is False
-    assert [entry.name for entry in module.missing("ImageNet · a")] == ["a/small"]
+    assert [entry.name for entry in choice.missing("ImageNet · a")] == ["a/small"]
 
 
 def test_a_slow_download_keeps_nobody_waiting(monkeypatch, small_checkpoint):
