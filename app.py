@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial, wraps
+from importlib.util import find_spec
+from urllib.parse import unquote
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no network at start; read when gradio is imported
 
@@ -27,6 +29,7 @@ from mnv3.errors import InputError
 from mnv3.faithfulness import published, put_to_trial
 
 MAX_UPLOAD = "50mb"
+SERVED = "/gradio_api/file="  # in the address of an upload, before its path
 QUEUE = 32  # visitors who may wait; more are told that the app is busy
 AT_ONCE = 2  # explanations at a time; others wait in the queue
 KEEP_FILES = (3600, 3600)  # seconds between clean-ups, age of what is deleted
@@ -65,10 +68,16 @@ def files_input(**options) -> gr.File:
 
 
 def uploads_only(component):
-    """The component, which takes no address: Gradio itself would fetch any public one, of any size."""
+    """The component, which fetches no address: Gradio itself would fetch any public one, of any size.
+
+    The address of an upload to this app, which is all that MCP clients have for one, stands for the upload: of it only
+    the path is read, whatever the host, and uploaded() still checks where that lies.
+    """
     into_cache = component.async_move_resource_to_block_cache
 
     async def of_this_machine(source):
+        if is_http_url_like(str(source)) and SERVED in str(source):
+            return await into_cache(uploaded(unquote(str(source).partition(SERVED)[2])))
         if is_http_url_like(str(source)):
             raise refusal("Nothing can be read from an address here: save it as a file and send that.")
         return await into_cache(source)
@@ -124,12 +133,17 @@ def sentences(handler: Callable) -> Callable:
 
 
 @sentences
-def api_fetch(model: str, weights: str, progress=gr.Progress()) -> str:  # noqa: B008, how Gradio asks for it
-    """Downloads weights that are not on this machine yet; they stay in its cache."""
-    return f"{fetch(choice.chosen(model, weights), progress).name} is here."
+def fetch(model: str, weights: str, progress=gr.Progress()) -> str:  # noqa: B008, how Gradio asks for it
+    """Downloads weights of the catalogue that are not on this machine yet; they stay in its cache.
+
+    Args:
+        model: Large or Small.
+        weights: A family of weights or a checkpoint's name, as `models` lists them.
+    """
+    return f"{fetched(choice.chosen(model, weights), progress).name} is here."
 
 
-def fetch(entry: Entry, progress: gr.Progress) -> mnv3.Checkpoint:
+def fetched(entry: Entry, progress: gr.Progress) -> mnv3.Checkpoint:
     """Downloads, checks and opens a checkpoint, telling the bytes to `progress`."""
     progress(0, desc=f"Fetching {entry.name}")
 
@@ -308,7 +322,7 @@ def fetch_here(weights: str, fetched: int, progress=gr.Progress()):  # noqa: B00
     """Fetches for the page: a failure is a sentence in both tabs, and the page stays usable."""
     try:
         for entry in choice.missing(weights):
-            fetch(entry, progress)
+            fetched(entry, progress)
         words, fetched = page.hint(f"The weights ‘{weights}’ are here."), fetched + 1
     except InputError as error:
         words = page.problem(str(error))
@@ -501,7 +515,7 @@ def _endpoints(family: str) -> None:
     hidden.click(sentences(answers.compare), [picture, weights, checkpoints], data, api_name="compare", **shared)
     hidden.click(sentences(answers.trust), [picture, model, weights, target], data, api_name="trust", **shared)
     hidden.click(answers.models, None, data, api_name="models")
-    hidden.click(api_fetch, [model, weights], text, api_name="fetch", concurrency_id="fetch", concurrency_limit=1)
+    hidden.click(fetch, [model, weights], text, api_name="fetch", concurrency_id="fetch", concurrency_limit=1)
 
 
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
@@ -517,10 +531,22 @@ def satisfy_zero_gpu() -> None:
         spaces.GPU(duration=1)(lambda: None)
 
 
+def mcp_wanted() -> bool:
+    """Whether the host wants MCP tools as well. Raises InputError where Gradio's extra for them is not installed."""
+    wanted = choice.host_settings().mcp
+    if wanted and find_spec("mcp") is None:
+        raise InputError(
+            f"MNV3_MCP=1 needs a package that is not installed: run pip install 'gradio[mcp]=={gr.__version__}', or "
+            "leave MNV3_MCP unset."
+        )
+    return wanted
+
+
 def main() -> int:
     """Starts the server: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where; a Space sets them itself."""
     satisfy_zero_gpu()
     try:
+        mcp = mcp_wanted()
         demo = build_demo()
     except InputError as error:  # what the host set
         print(f"app.py: {error}", file=sys.stderr)
@@ -530,7 +556,7 @@ def main() -> int:
         css=browser.CSS,
         ssr_mode=False,  # it needs Node, and the page is whole without it
         run_history=False,  # a visitor's pictures are not kept in the browser
-        footer_links=["api"],
+        footer_links=["api"], mcp_server=mcp,
     )  # fmt: skip
     return 0
 

@@ -13,9 +13,12 @@ import threading
 import zlib
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -507,6 +510,20 @@ def test_nobody_can_send_the_app_to_another_server_of_the_host(app, counter):
     assert not visits
 
 
+def test_the_address_of_an_upload_stands_for_it(app, bundled):
+    """All that MCP clients have of a file is the address it got; the path in it must still be an upload's."""
+    from gradio_client import handle_file
+
+    (uploaded,) = httpx.post(app.url + "/gradio_api/upload", files={"files": FROG.read_bytes()}, trust_env=False).json()
+    for host in (app.url, "https://someone-mnv3.hf.space"):  # as the app is called from outside, which it can't know
+        sent = handle_file(f"{host}/gradio_api/file={quote(uploaded)}")
+        kind, answer = app.call("predict", sent, "Small", BUNDLED, 1)
+        assert kind == "complete" and answer[0]["label"] == top(bundled["Small"], FROG)
+    for path in (FROG, "/etc/passwd", f"{uploaded}/../../../../etc/passwd"):
+        kind, words = app.call("predict", handle_file(f"{app.url}/gradio_api/file={path}"), "Small", BUNDLED, 1)
+        assert kind == "error" and "not uploaded here" in one_sentence(words)
+
+
 def test_nobody_can_send_the_app_anywhere_else(app):
     before = app.asked()
     for picture in addressed("http://pictures.example/frog.png"):
@@ -559,6 +576,53 @@ def test_a_hosts_mistake_is_one_sentence_at_the_start(name, value, words):
     ended = subprocess.run([sys.executable, ROOT / "app.py"], env=environment, capture_output=True, timeout=180)
     (line,) = ended.stderr.decode().splitlines()
     assert ended.returncode == 2 and line.startswith("app.py: ") and words in line
+
+
+def test_mcp_without_the_package_it_needs(hosted, monkeypatch, capsys):
+    module = hosted(MNV3_MCP="1")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert module.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("app.py: ") and f"pip install 'gradio[mcp]=={version('gradio')}'" in line
+
+
+@pytest.mark.parametrize("value, wanted", [("1", True), ("0", False), ("", False)])
+def test_mcp_only_where_the_host_wants_it(hosted, monkeypatch, value, wanted):
+    module = hosted(MNV3_MCP=value)
+    monkeypatch.setattr(module, "find_spec", lambda name: name)
+    assert module.mcp_wanted() is wanted
+    hosted(MNV3_MCP="yes")
+    with pytest.raises(InputError, match="MNV3_MCP .='yes'. must be 0 or 1"):
+        module.mcp_wanted()
+
+
+async def tools():
+    """What Gradio would offer over MCP: name -> its schema; made without the package that would serve it."""
+    from gradio.mcp import GradioMCPServer
+
+    import app as module
+
+    server = GradioMCPServer.__new__(GradioMCPServer)
+    server.blocks, server.tool_prefix = module.build_demo(), ""
+    server.api_info = server.blocks.get_api_info()
+    server.tool_to_endpoint = server.get_tool_to_endpoint()
+    answer = await server.get_complete_schema(SimpleNamespace(query_params={}))
+    return {tool["name"]: tool for tool in json.loads(answer.body)}
+
+
+def test_tools_say_what_they_do_and_what_each_argument_is():
+    found = asyncio.run(tools())
+    assert set(found) == {"predict", "explain", "compare", "trust", "models", "fetch"}, "and nothing of the page's"
+    for name, tool in found.items():
+        assert len(tool["description"]) > 30 and "None" not in tool["description"]
+        for argument, schema in tool["inputSchema"]["properties"].items():
+            assert len(schema["description"]) > 10, (name, argument)
+        assert tool["inputSchema"].get("required", []) == (["image"] if "image" in schema_of(tool) else [])
+    assert schema_of(found["compare"])["checkpoints"]["type"] == "array"
+
+
+def schema_of(tool):
+    return tool["inputSchema"]["properties"]
 
 
 @pytest.fixture
