@@ -11,8 +11,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial, wraps
+from importlib.util import find_spec
+from urllib.parse import unquote
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no network at start; read when gradio is imported
 
@@ -22,15 +23,13 @@ from gradio.utils import is_in_or_equal
 from gradio_client.utils import is_http_url_like
 
 import mnv3
-from mnv3 import classes, compare, detail, engine, models_page, own, page, plot, settings, trust_page
-from mnv3.catalogue import Entry, catalogue, is_here
+from mnv3 import answers, browser, choice, classes, compare, detail, engine, models_page, own, page, trust_page
+from mnv3.catalogue import Entry
 from mnv3.errors import InputError
-from mnv3.explain import Guess, explain_seen, likeliest, softmax
 from mnv3.faithfulness import published, put_to_trial
-from mnv3.images import open_picture
 
-VARIANTS = ("Large", "Small")
 MAX_UPLOAD = "50mb"
+SERVED = "/gradio_api/file="  # in the address of an upload, before its path
 QUEUE = 32  # visitors who may wait; more are told that the app is busy
 AT_ONCE = 2  # explanations at a time; others wait in the queue
 KEEP_FILES = (3600, 3600)  # seconds between clean-ups, age of what is deleted
@@ -69,10 +68,16 @@ def files_input(**options) -> gr.File:
 
 
 def uploads_only(component):
-    """The component, which takes no address: Gradio itself would fetch any public one, of any size."""
+    """The component, which fetches no address: Gradio itself would fetch any public one, of any size.
+
+    The address of an upload to this app, which is all that MCP clients have for one, stands for the upload: of it only
+    the path is read, whatever the host, and uploaded() still checks where that lies.
+    """
     into_cache = component.async_move_resource_to_block_cache
 
     async def of_this_machine(source):
+        if is_http_url_like(str(source)) and SERVED in str(source):
+            return await into_cache(uploaded(unquote(str(source).partition(SERVED)[2])))
         if is_http_url_like(str(source)):
             raise refusal("Nothing can be read from an address here: save it as a file and send that.")
         return await into_cache(source)
@@ -111,103 +116,6 @@ def as_sent(payload) -> str | bytes | None:
         return b"?"  # which open_picture refuses in its own words
 
 
-def host_settings() -> settings.Settings:
-    """What the host set by environment variables. Raises InputError."""
-    return settings.read(os.environ, catalogue())
-
-
-def offered() -> list[Entry]:
-    """The catalogue, less what the host does not offer."""
-    entries = catalogue()
-    allowed = settings.read(os.environ, entries)
-    return [entry for entry in entries if allowed.offers(entry)]
-
-
-def variants() -> list[str]:
-    """Large and Small, or the one that the host offers."""
-    there = {entry.variant for entry in offered()}
-    return [variant for variant in VARIANTS if variant.lower() in there]
-
-
-def families(variant: str) -> list[str]:
-    """The Weights list for Large or Small, as the catalogue has it."""
-    names = [entry.family for entry in offered() if entry.variant == variant.lower()]
-    return list(dict.fromkeys(names))
-
-
-def default_family() -> str:
-    """The host's choice, else ImageNet weights when both sizes are in the local cache, else the bundled ones."""
-    if family := host_settings().default:
-        return family
-    entries = offered()
-    for family in dict.fromkeys(entry.family for entry in entries):
-        states = {entry.variant: entry.state for entry in entries if entry.family == family}
-        if states == {"large": "here", "small": "here"}:
-            return family
-    return families(variants()[0])[-1]
-
-
-def chosen(model: str, weights: str) -> Entry:
-    """The catalogue's entry for Large | Small and a family (or a checkpoint's own name). Raises InputError."""
-    if model not in VARIANTS:
-        raise InputError(f"There is no model {str(model)[:40]!r}: choose Large or Small.")
-    entries = [entry for entry in offered() if entry.variant == model.lower()]
-    for entry in entries:
-        if weights in (entry.family, entry.name):
-            return entry
-    known = ", ".join(entry.family for entry in entries)
-    raise InputError(f"{model} has no weights {str(weights)[:60]!r}: choose one of {known}.")
-
-
-def opened(model: str, weights: str) -> mnv3.Checkpoint:
-    """The chosen checkpoint, if it is on this machine; nothing is fetched without being asked for."""
-    if own.is_own(weights):
-        return own.kept(weights)
-    entry = chosen(model, weights)
-    if not is_here(entry.name):
-        raise InputError(
-            f"The weights ‘{entry.family}’ for {model} are not on this machine yet: press ‘Fetch weights’ (programs: "
-            "call /fetch), or choose others."
-        )
-    return engine.checkpoint(entry.name)
-
-
-def several(weights: str, names: list[str] | None) -> list[mnv3.Checkpoint]:
-    """The checkpoints to compare, by name; without names both sizes of the weights. Raises InputError.
-
-    A visitor's own is put beside both of the default weights.
-    """
-    if names:
-        names = list(dict.fromkeys(map(str, names)))
-        if not compare.FEWEST <= len(names) <= compare.MOST:
-            raise InputError(f"Choose {compare.FEWEST} to {compare.MOST} checkpoints to compare, not {len(names)}.")
-        return [named(name) for name in names]
-    mine, family = ([own.kept(weights)], default_family()) if own.is_own(weights) else ([], weights)
-    return mine + [opened(variant, family) for variant in VARIANTS]
-
-
-def named(name: str) -> mnv3.Checkpoint:
-    """A checkpoint by its name in the catalogue or a visitor's own, if it is here. Raises InputError."""
-    if own.is_own(name):
-        return own.kept(name)
-    known = [entry.name for entry in offered()]
-    if name not in known:
-        raise InputError(f"There is no checkpoint {name[:60]!r} here: choose from {', '.join(known)}.")
-    if not is_here(name):
-        raise InputError(
-            f"The weights of {name} are not on this machine yet: choose them under Weights and press ‘Fetch weights’ "
-            "(programs: call /fetch), or compare others."
-        )
-    return engine.checkpoint(name)
-
-
-def explain_each(image, weights: str, names: list[str] | None) -> list[mnv3.Explanation]:
-    """One picture by several checkpoints, decoded once: a photograph costs more than two networks."""
-    checkpoints = several(weights, names)
-    picture = open_picture(image, max(c.preprocessing.enough for c in checkpoints))
-    return [explain_seen(checkpoint, checkpoint.preprocessing.picture(picture)) for checkpoint in checkpoints]
-
-
 # What programs call ---------------------------------------------------------------------------------------------
 
 
@@ -225,54 +133,17 @@ def sentences(handler: Callable) -> Callable:
 
 
 @sentences
-def api_predict(image, model: str, weights: str, top_k: float) -> dict[str, float]:
-    """The likeliest classes of a picture with their probabilities."""
-    if not (isinstance(top_k, int | float) and 1 <= top_k <= 1000 and top_k == int(top_k)):
-        raise InputError(f"`top_k` (={top_k!r:.20}) must be a whole number from 1 to 1000.")
-    checkpoint = opened(model, weights)
-    logits, _ = engine.logits(checkpoint, checkpoint.preprocess(image)[None])
-    return shares(likeliest(softmax(logits[0]), checkpoint.labels, int(top_k)))
+def fetch(model: str, weights: str, progress=gr.Progress()) -> str:  # noqa: B008, how Gradio asks for it
+    """Downloads weights of the catalogue that are not on this machine yet; they stay in its cache.
+
+    Args:
+        model: Large or Small.
+        weights: A family of weights or a checkpoint's name, as `models` lists them.
+    """
+    return f"{fetched(choice.chosen(model, weights), progress).name} is here."
 
 
-def shares(guesses: list[Guess]) -> dict[str, float]:
-    """What gr.Label takes: label -> probability."""
-    return {guess.label: guess.probability for guess in guesses}
-
-
-@sentences
-def api_explain(image, model: str, weights: str, target: str) -> dict:
-    """Predictions, every SE gate with its reference, energy shifts, causal effects and class evidence of a picture."""
-    return mnv3.explain(opened(model, weights), image).to_dict(target)
-
-
-@sentences
-def api_compare(image, weights: str, checkpoints: list[str] | None) -> dict:
-    """Two to four checkpoints on one picture, Large and Small without a list: explanations and agreement in words."""
-    explanations = explain_each(image, weights, checkpoints)
-    return {"agreement": compare.agreement(explanations), "columns": [e.to_dict() for e in explanations]}
-
-
-@sentences
-def api_trust(image, model: str, weights: str, target: str) -> dict:
-    """Whether the class evidence can be trusted: deletion and insertion against two controls, randomised weights."""
-    explanation = mnv3.explain(opened(model, weights), image)
-    index = explanation.class_index(target)
-    trial = put_to_trial(explanation, index)
-    return {"checkpoint": explanation.checkpoint.name, "class": explanation.checkpoint.labels[index], **trial.to_dict()}
-
-
-def api_models() -> list[dict]:
-    """Every checkpoint that can be chosen: name, family, variant, here | download | failed, and why."""
-    return [asdict(entry) for entry in offered()]
-
-
-@sentences
-def api_fetch(model: str, weights: str, progress=gr.Progress()) -> str:  # noqa: B008, how Gradio asks for it
-    """Downloads weights that are not on this machine yet; they stay in its cache."""
-    return f"{fetch(chosen(model, weights), progress).name} is here."
-
-
-def fetch(entry: Entry, progress: gr.Progress) -> mnv3.Checkpoint:
+def fetched(entry: Entry, progress: gr.Progress) -> mnv3.Checkpoint:
     """Downloads, checks and opens a checkpoint, telling the bytes to `progress`."""
     progress(0, desc=f"Fetching {entry.name}")
 
@@ -297,14 +168,14 @@ def show(tab: str, image, model: str, weights: str, target: dict | None, inside:
         return None, page.hint(START), "", "", page.hint(START)
     try:
         if tab == "compare":
-            shown = compare.comparison(explain_each(image, weights, columns))
+            shown = compare.comparison(answers.explain_each(image, weights, columns))
             return gr.skip(), gr.skip(), gr.skip(), gr.skip(), shown
-        explanation = mnv3.explain(opened(model, weights), image)
+        explanation = mnv3.explain(choice.opened(model, weights), image)
         index = explanation.class_index(asked_class(explanation, target, [image, model, weights]))
     except InputError as error:
         words = page.problem(str(error))
         return None, words, "", "", words
-    label = shares(explanation.top())
+    label = answers.shares(explanation.top())
     row = opened_row(explanation, inside, [image, model, weights])
     shown = page.pictures(explanation, index), page.panel(explanation, index, row)
     return label, page.facts(explanation), *shown, gr.skip()
@@ -315,7 +186,7 @@ def class_view(tab: str, image, model: str, weights: str, blocks: list[str] | No
     if tab != "classes":
         return gr.skip(), gr.skip(), gr.skip()
     try:
-        explanation = mnv3.explain(opened(model, weights), image)
+        explanation = mnv3.explain(choice.opened(model, weights), image)
     except InputError as error:
         return page.hint(START) if image is None else page.problem(str(error)), gr.skip(), gr.skip()
     names, labels = [block.name for block in explanation.blocks], explanation.checkpoint.labels
@@ -331,7 +202,7 @@ def compare_many(files, weights: str, columns: list[str] | None, progress=gr.Pro
         yield page.hint(MANY)
         return
     try:
-        checkpoints = several(weights, columns)
+        checkpoints = choice.several(weights, columns)
     except InputError as error:
         yield page.problem(str(error))
         return
@@ -344,12 +215,6 @@ def compare_many(files, weights: str, columns: list[str] | None, progress=gr.Pro
             shown = time.monotonic()
             yield compare.many(rows, checkpoints, len(files))
     yield compare.many(rows, checkpoints, len(files))
-
-
-def comparable(mine: list[str]) -> list[tuple[str, str]]:
-    """What Compare's columns can be: (title, name)."""
-    entries = [*offered(), *own.entries(mine)]
-    return [(f"{e.title}{'' if e.state == 'here' else ' (to fetch)'}", e.name) for e in entries if e.variant]
 
 
 def asked_class(explanation: mnv3.Explanation, target: dict | None, on_show: list) -> str | None:
@@ -378,7 +243,7 @@ def opened_row(explanation: mnv3.Explanation, inside: dict | None, on_show: list
 def gates_file(image, model: str, weights: str, target: dict | None, event: gr.EventData) -> dict | None:
     """Every gate as a file for the browser to save: its name, its text. The server keeps nothing."""
     try:
-        explanation = mnv3.explain(opened(model, weights), image)
+        explanation = mnv3.explain(choice.opened(model, weights), image)
         kind = "json" if event._data.get("kind") == "json" else "csv"
         asked = asked_class(explanation, target, [image, model, weights])
         text = explanation.gates_csv() if kind == "csv" else json.dumps(explanation.to_dict(asked), indent=1)
@@ -397,7 +262,7 @@ def _tested(image, model: str, weights: str, target: dict | None, progress: gr.P
         return page.hint(START)
     progress(0, desc="Explaining the picture")
     try:
-        explanation = mnv3.explain(opened(model, weights), image)
+        explanation = mnv3.explain(choice.opened(model, weights), image)
         index = explanation.class_index(asked_class(explanation, target, [image, model, weights]))
         trial = put_to_trial(
             explanation, index, progress=lambda done, whole: progress((done, whole), desc="Testing", unit="runs")
@@ -414,16 +279,16 @@ def tested_map(asked, answer: str, *on_show) -> str:
 
 def weights_list(model: str, weights: str, mine: list[str] = ()):
     """The Weights list of a model and the visitor's own, keeping the choice where it exists."""
-    choices = [(name, name) for name in families(model)]
-    others = [variant for variant in variants() if variant != model]
+    choices = [(name, name) for name in choice.families(model)]
+    others = [variant for variant in choice.variants() if variant != model]
     choices += [(entry.title, entry.name) for entry in own.entries(mine) if entry.variant.title() not in others]
     names = [name for _, name in choices]
-    return gr.Dropdown(choices=choices, value=weights if weights in names else default_family())
+    return gr.Dropdown(choices=choices, value=weights if weights in names else choice.default_family())
 
 
 def models_overview(mine: list[str]) -> str:
     """The Models tab: what is offered, and the visitor's own."""
-    return models_page.overview(models_page.models([*offered(), *own.entries(mine)]))
+    return models_page.overview(models_page.models([*choice.offered(), *own.entries(mine)]))
 
 
 def open_files(files, model: str, weights: str, mine: list[str], request: gr.Request):
@@ -446,7 +311,7 @@ def open_repo(
 def _opened_own(read: Callable[[], mnv3.Checkpoint], model: str, weights: str, mine: list[str], request: gr.Request):
     """What happened in words, the visitor's own, the Model choice, and the Weights list with the new one chosen."""
     try:
-        if not host_settings().own:
+        if not choice.host_settings().own:
             raise InputError("This host has closed ‘use my own’: run the app yourself to open your own weights.")
         checkpoint = read()
     except InputError as error:
@@ -454,27 +319,22 @@ def _opened_own(read: Callable[[], mnv3.Checkpoint], model: str, weights: str, m
     name = own.keep(checkpoint, request.session_hash or "")
     mine = [entry.name for entry in own.entries([*mine, name])]
     variant = checkpoint.spec.variant.title()
-    model = variant if variant in variants() else model
+    model = variant if variant in choice.variants() else model
     words = f"{checkpoint.name} is open, for you alone, and chosen in Look, Compare and Trust."
     return page.hint(words), mine, gr.Radio(value=model), weights_list(model, name, mine)
 
 
-def missing(weights: str) -> list[Entry]:
-    """The sizes of a family that are not on this machine: Compare needs both, so both are fetched."""
-    return [entry for entry in offered() if entry.family == weights and not is_here(entry.name)]
-
-
 def fetch_button(weights: str):
     """Shown while a size of the chosen weights is not on this machine."""
-    entries = missing(weights)
+    entries = choice.missing(weights)
     return gr.Button(f"Fetch weights ({sum(e.megabytes for e in entries):.0f} MB)", visible=bool(entries))
 
 
 def fetch_here(weights: str, fetched: int, progress=gr.Progress()):  # noqa: B008
     """Fetches for the page: a failure is a sentence in both tabs, and the page stays usable."""
     try:
-        for entry in missing(weights):
-            fetch(entry, progress)
+        for entry in choice.missing(weights):
+            fetched(entry, progress)
         words, fetched = page.hint(f"The weights ‘{weights}’ are here."), fetched + 1
     except InputError as error:
         words = page.problem(str(error))
@@ -483,8 +343,8 @@ def fetch_here(weights: str, fetched: int, progress=gr.Progress()):  # noqa: B00
 
 def build_demo() -> gr.Blocks:
     """The whole app. Touches no network and loads no network: that waits for the first picture."""
-    family = default_family()
-    variant = next(variant for variant in variants() if family in families(variant))
+    family = choice.default_family()
+    variant = next(variant for variant in choice.variants() if family in choice.families(variant))
     with gr.Blocks(title="mnv3: look inside MobileNetV3", analytics_enabled=False, delete_cache=KEEP_FILES) as demo:
         gr.HTML("<h1>mnv3</h1><p>What MobileNetV3 sees in your picture, and what its attention did to it.</p>",
                 elem_id="title")  # fmt: skip
@@ -494,9 +354,9 @@ def build_demo() -> gr.Blocks:
                 image = picture_input(label="Picture", height=230, elem_id="picture",
                                 sources=["upload", "clipboard", "webcam"], buttons=[],
                                 alt_text="Your picture")  # fmt: skip
-                model = gr.Radio(variants(), value=variant, label="Model", elem_id="model",
+                model = gr.Radio(choice.variants(), value=variant, label="Model", elem_id="model",
                                  info="Large costs nearly four times as many multiply-adds.")  # fmt: skip
-                weights = gr.Dropdown(families(variant), value=family, label="Weights", elem_id="weights",
+                weights = gr.Dropdown(choice.families(variant), value=family, label="Weights", elem_id="weights",
                                       info="What the network was trained on decides what it can name.")  # fmt: skip
                 fetch_weights = gr.Button("Fetch weights", visible=False, elem_id="fetch")
                 button = gr.Button("Explain", variant="primary", elem_id="explain")
@@ -556,7 +416,7 @@ def _wire(
     file = gr.JSON(visible=False)
     asked = panel.save(gates_file, [image, model, weights, target], file, show_progress="hidden",
                        concurrency_id="network", api_visibility="private")  # fmt: skip
-    asked.then(None, file, None, js=SAVE_FILE)
+    asked.then(None, file, None, js=browser.SAVE_FILE)
     weights.change(fetch_button, weights, fetch_weights, **quiet)
     fetching = fetch_weights.click(fetch_here, [weights, fetched], [notes, comparison, fetched],
                                    api_visibility="private", concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
@@ -565,10 +425,10 @@ def _wire(
 
 def _columns(mine) -> gr.Dropdown:
     """Which checkpoints Compare puts beside each other; a visitor's own are offered once they are there."""
-    columns = gr.Dropdown(comparable([]), label="Checkpoints", multiselect=True, max_choices=compare.MOST,
+    columns = gr.Dropdown(choice.comparable([]), label="Checkpoints", multiselect=True, max_choices=compare.MOST,
                           allow_custom_value=True, elem_id="columns",
                           info="Two to four; Large and Small of the chosen weights while empty.")  # fmt: skip
-    mine.change(lambda mine: gr.Dropdown(choices=comparable(mine)), mine, columns, api_visibility="private")
+    mine.change(lambda mine: gr.Dropdown(choices=choice.comparable(mine)), mine, columns, api_visibility="private")
     return columns
 
 
@@ -618,7 +478,7 @@ def _trust_tab(image, model, weights, target) -> None:
 def _models_tab(models_tab, model, weights, mine) -> None:
     """The overview, made anew when the tab is opened, and ‘use my own’ where the host leaves it open."""
     private = {"api_visibility": "private"}
-    if host_settings().own:
+    if choice.host_settings().own:
         with gr.Accordion("Use my own: a repo of the Hub, or the files of a folder that train.py wrote", open=False,
                           elem_id="own"):  # fmt: skip
             with gr.Row():
@@ -633,7 +493,7 @@ def _models_tab(models_tab, model, weights, mine) -> None:
             said = gr.HTML(page.hint(OWN), elem_id="own-said")
     overview = gr.HTML(page.hint("Reading the catalogue."), elem_id="models", min_height=200)
     models_tab.select(models_overview, mine, overview, **private)
-    if host_settings().own:
+    if choice.host_settings().own:
         outputs = [said, mine, model, weights]
         shared = {**private, "concurrency_id": "own", "concurrency_limit": AT_ONCE}
         for opened_own in (fetching.click(open_repo, [repo, model, weights, mine], outputs, **shared),
@@ -660,59 +520,20 @@ def _endpoints(family: str) -> None:
     weights = gr.Textbox(family, label="weights", visible=False)
     top_k = gr.Number(5, label="top_k", visible=False)
     target = gr.Textbox("", label="target class, the likeliest if empty", visible=False)
-    checkpoints = gr.Dropdown([entry.name for entry in offered()], value=[], multiselect=True, visible=False,
+    checkpoints = gr.Dropdown([entry.name for entry in choice.offered()], value=[], multiselect=True, visible=False,
                               allow_custom_value=True, label="checkpoints")  # fmt: skip
     label, data, text = gr.Label(visible=False), gr.JSON(visible=False), gr.Textbox(visible=False)
     hidden = gr.Button(visible=False)
-    hidden.click(api_predict, [picture, model, weights, top_k], label, api_name="predict", **shared)
-    hidden.click(api_explain, [picture, model, weights, target], data, api_name="explain", **shared)
-    hidden.click(api_compare, [picture, weights, checkpoints], data, api_name="compare", **shared)
-    hidden.click(api_trust, [picture, model, weights, target], data, api_name="trust", **shared)
-    hidden.click(api_models, None, data, api_name="models")
-    hidden.click(api_fetch, [model, weights], text, api_name="fetch", concurrency_id="fetch", concurrency_limit=1)
+    hidden.click(sentences(answers.predict), [picture, model, weights, top_k], label, api_name="predict", **shared)
+    hidden.click(sentences(answers.explain), [picture, model, weights, target], data, api_name="explain", **shared)
+    hidden.click(sentences(answers.compare), [picture, weights, checkpoints], data, api_name="compare", **shared)
+    hidden.click(sentences(answers.trust), [picture, model, weights, target], data, api_name="trust", **shared)
+    hidden.click(answers.models, None, data, api_name="models")
+    hidden.click(fetch, [model, weights], text, api_name="fetch", concurrency_id="fetch", concurrency_limit=1)
 
 
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
 CONTRAST = {"block_info_text_color": "*neutral_600", "block_info_text_color_dark": "*neutral_300"}  # else 1.9 to 1
-CSS = """
-.gradio-container main { padding-top: 4px !important; } footer { margin-top: 8px; }
-#picture img { line-height: 190px; text-align: center; }
-#title { padding: 0; } #title h1 { margin: 0; display: inline; font-size: 20px; }
-#title p { display: inline; margin-left: 12px; } #examples .gallery { gap: 4px; }
-#notes .html-container, #panel .html-container, #pictures .html-container { padding: 0; }
-:is(#notes, #pictures, #panel) [data-testid=status-tracker] > * { display: none; }
-@media (max-width: 640px) {
-  #right .tab-wrapper button { padding: 0 7px; }
-  #left { display: contents; } #right { order: 1; } #examples { order: 2; }
-  #notes:has(.problem), #notes:has(.hint) { order: -1; }
-}
-"""
-SAVE_FILE = """(file) => {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([file.text], { type: "text/plain" }));
-  link.download = file.name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}"""
-PASTE = """<script>
-document.addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
-  if (!file) return;
-  event.preventDefault();
-  document.querySelector("#picture button[aria-label='Remove Image']")?.click();
-  const give = (tries) => {
-    const input = document.querySelector("#picture input[type=file]");
-    if (!input) return tries && setTimeout(give, 50, tries - 1);
-    const files = new DataTransfer();
-    files.items.add(file);
-    input.files = files.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
-  };
-  setTimeout(give, 50, 40);
-});
-</script>"""  # Ctrl+V anywhere on the page, which Gradio itself hears only on its clipboard button
-
-
 def satisfy_zero_gpu() -> None:
     """Declares a GPU function where a Space runs on ZeroGPU, which starts none without; these networks need no GPU.
 
@@ -724,20 +545,32 @@ def satisfy_zero_gpu() -> None:
         spaces.GPU(duration=1)(lambda: None)
 
 
+def mcp_wanted() -> bool:
+    """Whether the host wants MCP tools as well. Raises InputError where Gradio's extra for them is not installed."""
+    wanted = choice.host_settings().mcp
+    if wanted and find_spec("mcp") is None:
+        raise InputError(
+            f"MNV3_MCP=1 needs a package that is not installed: run pip install 'gradio[mcp]=={gr.__version__}', or "
+            "leave MNV3_MCP unset."
+        )
+    return wanted
+
+
 def main() -> int:
     """Starts the server: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where; a Space sets them itself."""
     satisfy_zero_gpu()
     try:
+        mcp = mcp_wanted()
         demo = build_demo()
     except InputError as error:  # what the host set
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     demo.launch(
-        theme=gr.themes.Default(**FONTS).set(**CONTRAST), head=PASTE, max_file_size=MAX_UPLOAD,
-        css=CSS + page.CSS + detail.CSS + classes.CSS + compare.CSS + plot.CSS + trust_page.CSS + models_page.CSS,
+        theme=gr.themes.Default(**FONTS).set(**CONTRAST), head=browser.PASTE, max_file_size=MAX_UPLOAD,
+        css=browser.CSS,
         ssr_mode=False,  # it needs Node, and the page is whole without it
         run_history=False,  # a visitor's pictures are not kept in the browser
-        footer_links=["api"],
+        footer_links=["api"], mcp_server=mcp,
     )  # fmt: skip
     return 0
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .catalogue import Entry
 from .errors import InputError
 
-WEIGHTS, OFFERED, OWN = "MNV3_WEIGHTS", "MNV3_OFFERED", "MNV3_OWN"
+WEIGHTS, OFFERED, OWN, MCP = "MNV3_WEIGHTS", "MNV3_OFFERED", "MNV3_OWN", "MNV3_MCP"
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Settings:
     default: str
     offered: tuple[str, ...]
     own: bool  # whether visitors may open their own checkpoints
+    mcp: bool  # whether programs may call over MCP too
 
     def offers(self, entry: Entry) -> bool:
         return not self.offered or entry.family in self.offered
@@ -33,7 +34,10 @@ def read(environment: Mapping[str, str], entries: Sequence[Entry]) -> Settings:
     own = environment.get(OWN, "").strip().lower() or "open"
     if own not in ("open", "closed"):
         raise InputError(f"{OWN} (={own!r:.40}) must be open or closed.")
-    return Settings(default, tuple(offered), own == "open")
+    mcp = environment.get(MCP, "").strip() or "0"
+    if mcp not in ("0", "1"):
+        raise InputError(f"{MCP} (={mcp!r:.40}) must be 0 or 1.")
+    return Settings(default, tuple(offered), own == "open", mcp == "1")
 
 
 def _family(variable: str, name: str, entries: Sequence[Entry]) -> str:

@@ -13,15 +13,18 @@ import threading
 import zlib
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 import mnv3
-from mnv3 import InputError, engine
+from mnv3 import InputError, answers, choice, engine
 from mnv3.catalogue import Entry
 from mnv3.explain import softmax
 from mnv3.images import open_picture
@@ -507,6 +510,20 @@ def test_nobody_can_send_the_app_to_another_server_of_the_host(app, counter):
     assert not visits
 
 
+def test_the_address_of_an_upload_stands_for_it(app, bundled):
+    """All that MCP clients have of a file is the address it got; the path in it must still be an upload's."""
+    from gradio_client import handle_file
+
+    (uploaded,) = httpx.post(app.url + "/gradio_api/upload", files={"files": FROG.read_bytes()}, trust_env=False).json()
+    for host in (app.url, "https://someone-mnv3.hf.space"):  # as the app is called from outside, which it can't know
+        sent = handle_file(f"{host}/gradio_api/file={quote(uploaded)}")
+        kind, answer = app.call("predict", sent, "Small", BUNDLED, 1)
+        assert kind == "complete" and answer[0]["label"] == top(bundled["Small"], FROG)
+    for path in (FROG, "/etc/passwd", f"{uploaded}/../../../../etc/passwd"):
+        kind, words = app.call("predict", handle_file(f"{app.url}/gradio_api/file={path}"), "Small", BUNDLED, 1)
+        assert kind == "error" and "not uploaded here" in one_sentence(words)
+
+
 def test_nobody_can_send_the_app_anywhere_else(app):
     before = app.asked()
     for picture in addressed("http://pictures.example/frog.png"):
@@ -561,6 +578,53 @@ def test_a_hosts_mistake_is_one_sentence_at_the_start(name, value, words):
     assert ended.returncode == 2 and line.startswith("app.py: ") and words in line
 
 
+def test_mcp_without_the_package_it_needs(hosted, monkeypatch, capsys):
+    module = hosted(MNV3_MCP="1")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert module.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("app.py: ") and f"pip install 'gradio[mcp]=={version('gradio')}'" in line
+
+
+@pytest.mark.parametrize("value, wanted", [("1", True), ("0", False), ("", False)])
+def test_mcp_only_where_the_host_wants_it(hosted, monkeypatch, value, wanted):
+    module = hosted(MNV3_MCP=value)
+    monkeypatch.setattr(module, "find_spec", lambda name: name)
+    assert module.mcp_wanted() is wanted
+    hosted(MNV3_MCP="yes")
+    with pytest.raises(InputError, match="MNV3_MCP .='yes'. must be 0 or 1"):
+        module.mcp_wanted()
+
+
+async def tools():
+    """What Gradio would offer over MCP: name -> its schema; made without the package that would serve it."""
+    from gradio.mcp import GradioMCPServer
+
+    import app as module
+
+    server = GradioMCPServer.__new__(GradioMCPServer)
+    server.blocks, server.tool_prefix = module.build_demo(), ""
+    server.api_info = server.blocks.get_api_info()
+    server.tool_to_endpoint = server.get_tool_to_endpoint()
+    answer = await server.get_complete_schema(SimpleNamespace(query_params={}))
+    return {tool["name"]: tool for tool in json.loads(answer.body)}
+
+
+def test_tools_say_what_they_do_and_what_each_argument_is():
+    found = asyncio.run(tools())
+    assert set(found) == {"predict", "explain", "compare", "trust", "models", "fetch"}, "and nothing of the page's"
+    for name, tool in found.items():
+        assert len(tool["description"]) > 30 and "None" not in tool["description"]
+        for argument, schema in tool["inputSchema"]["properties"].items():
+            assert len(schema["description"]) > 10, (name, argument)
+        assert tool["inputSchema"].get("required", []) == (["image"] if "image" in schema_of(tool) else [])
+    assert schema_of(found["compare"])["checkpoints"]["type"] == "array"
+
+
+def schema_of(tool):
+    return tool["inputSchema"]["properties"]
+
+
 @pytest.fixture
 def hosted(monkeypatch):
     """hosted(NAME=value) -> the app's module under a host's settings."""
@@ -575,17 +639,17 @@ def hosted(monkeypatch):
 
 
 def test_a_host_sets_the_default_and_the_list(hosted):
-    module = hosted(MNV3_WEIGHTS="torchvision/small", MNV3_OFFERED="cifar10-large;torchvision/large-v2")
-    assert module.default_family() == TO_FETCH and module.families("Small") == [TO_FETCH, BUNDLED]
-    assert {entry["family"] for entry in module.api_models()} == {TO_FETCH, BUNDLED}
+    hosted(MNV3_WEIGHTS="torchvision/small", MNV3_OFFERED="cifar10-large;torchvision/large-v2")
+    assert choice.default_family() == TO_FETCH and choice.families("Small") == [TO_FETCH, BUNDLED]
+    assert {entry["family"] for entry in answers.models()} == {TO_FETCH, BUNDLED}
     with pytest.raises(InputError, match="choose one of"):
-        module.chosen("Large", "torchvision/large-v1")
+        choice.chosen("Large", "torchvision/large-v1")
     asyncio.run(built())
 
 
 def test_a_host_offers_one_size_only(hosted):
-    module = hosted(MNV3_OFFERED="torchvision/large-v1")
-    assert module.variants() == ["Large"] and module.default_family() == "ImageNet · torchvision V1"
+    hosted(MNV3_OFFERED="torchvision/large-v1")
+    assert choice.variants() == ["Large"] and choice.default_family() == "ImageNet · torchvision V1"
     asyncio.run(built())
 
 
@@ -679,8 +743,8 @@ def listed(monkeypatch):
             Entry("broken", "broken · bundled", "", "", "failed", 0, "no config"),
         ]
         here = {entry.name for entry in entries if entry.state == "here"}
-        monkeypatch.setattr(module, "catalogue", lambda: entries)
-        monkeypatch.setattr(module, "is_here", here.__contains__)
+        monkeypatch.setattr(choice, "catalogue", lambda: entries)
+        monkeypatch.setattr(choice, "is_here", here.__contains__)
         return module
 
     return make
@@ -692,22 +756,23 @@ def listed(monkeypatch):
      ("download", "download", "bundled"), ("failed", "failed", "bundled")],
 )  # fmt: skip
 def test_imagenet_speaks_where_both_sizes_are_here(listed, large, small, family):
-    assert listed(large, small).default_family() == family
+    listed(large, small)
+    assert choice.default_family() == family
 
 
 def test_the_weights_list_follows_the_model(listed):
-    module = listed("download", "download")
-    assert module.families("Large") == ["ImageNet · a", "ImageNet · b", "bundled"]
-    assert module.families("Small") == ["ImageNet · a", "bundled"]
+    listed("download", "download")
+    assert choice.families("Large") == ["ImageNet · a", "ImageNet · b", "bundled"]
+    assert choice.families("Small") == ["ImageNet · a", "bundled"]
 
 
 def test_chosen_by_family_or_name(listed):
-    module = listed("download", "download")
-    assert module.chosen("Large", "bundled").name == module.chosen("Large", "mine-large").name == "mine-large"
-    assert module.chosen("Small", "ImageNet · a").name == "a/small"
+    listed("download", "download")
+    assert choice.chosen("Large", "bundled").name == choice.chosen("Large", "mine-large").name == "mine-large"
+    assert choice.chosen("Small", "ImageNet · a").name == "a/small"
     for model, weights in (("Small", "ImageNet · b"), ("Small", "mine-large"), ("small", "bundled"), (None, None)):
         with pytest.raises(InputError) as caught:
-            module.chosen(model, weights)
+            choice.chosen(model, weights)
         one_sentence(str(caught.value))
 
 
@@ -722,7 +787,7 @@ def test_the_fetch_button_is_there_while_a_size_is_missing(listed):
     module = listed("here", "download")
     assert module.fetch_button("ImageNet · a").visible is True
     assert module.fetch_button("bundled").visible is False
-    assert [entry.name for entry in module.missing("ImageNet · a")] == ["a/small"]
+    assert [entry.name for entry in choice.missing("ImageNet · a")] == ["a/small"]
 
 
 def test_a_slow_download_keeps_nobody_waiting(monkeypatch, small_checkpoint):

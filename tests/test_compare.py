@@ -97,7 +97,7 @@ def test_many_pictures_one_after_the_other(checkpoints, monkeypatch, tmp_path):
     import app
 
     monkeypatch.setattr(compare, "MOST_PICTURES", 3)
-    monkeypatch.setattr(app, "several", lambda weights, names: checkpoints)
+    monkeypatch.setattr(app.choice, "several", lambda weights, names: checkpoints)
     monkeypatch.setattr(app.time, "monotonic", iter(range(0, 1000, 2)).__next__)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "black.png")

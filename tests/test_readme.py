@@ -75,7 +75,9 @@ def test_the_table_for_hosts_has_every_variable_that_is_read():
     from mnv3 import settings
 
     rows = [line for line in README.splitlines() if line.startswith("| `MNV3_")]
-    assert [row.split("`")[1] for row in rows] == [settings.WEIGHTS, settings.OFFERED, settings.OWN]
+    assert [row.split("`")[1] for row in rows] == [
+        settings.WEIGHTS, settings.OFFERED, settings.OWN, settings.MCP,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["cifar10-small", "cifar10-large"])

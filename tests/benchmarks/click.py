@@ -29,8 +29,8 @@ import gradio as gr
 import app
 from mnv3 import engine
 from tests.benchmarks.speed import checkpoint
-nets = {name: checkpoint(name.lower()) for name in app.VARIANTS}
-app.opened = lambda model, weights: nets[model]
+nets = {name: checkpoint(name.lower()) for name in app.choice.VARIANTS}
+app.choice.opened = lambda model, weights: nets[model]
 for net in nets.values():
     engine.fast(net, wait=True)
 shown = []
@@ -100,7 +100,7 @@ def parts(path: Path) -> dict[str, float]:
 
     net = checkpoint("large")
     engine.fast(net, wait=True)
-    app.opened = lambda model, weights: net
+    app.choice.opened = lambda model, weights: net
     picture = images.open_picture(str(path), net.preprocessing.enough)
     explanation = explain(net, picture)
     ways = {

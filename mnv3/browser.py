@@ -1,0 +1,44 @@
+"""What the page brings to the browser besides its components: one style sheet, and two scripts."""
+
+from __future__ import annotations
+
+from . import classes, compare, detail, models_page, page, plot, trust_page
+
+LAYOUT = """
+.gradio-container main { padding-top: 4px !important; } footer { margin-top: 8px; }
+#picture img { line-height: 190px; text-align: center; }
+#title { padding: 0; } #title h1 { margin: 0; display: inline; font-size: 20px; }
+#title p { display: inline; margin-left: 12px; } #examples .gallery { gap: 4px; }
+#notes .html-container, #panel .html-container, #pictures .html-container { padding: 0; }
+:is(#notes, #pictures, #panel) [data-testid=status-tracker] > * { display: none; }
+@media (max-width: 640px) {
+  #right .tab-wrapper button { padding: 0 7px; }
+  #left { display: contents; } #right { order: 1; } #examples { order: 2; }
+  #notes:has(.problem), #notes:has(.hint) { order: -1; }
+}
+"""
+CSS = "".join([LAYOUT, page.CSS, detail.CSS, classes.CSS, compare.CSS, plot.CSS, trust_page.CSS, models_page.CSS])
+SAVE_FILE = """(file) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([file.text], { type: "text/plain" }));
+  link.download = file.name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}"""
+PASTE = """<script>
+document.addEventListener("paste", (event) => {
+  const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
+  if (!file) return;
+  event.preventDefault();
+  document.querySelector("#picture button[aria-label='Remove Image']")?.click();
+  const give = (tries) => {
+    const input = document.querySelector("#picture input[type=file]");
+    if (!input) return tries && setTimeout(give, 50, tries - 1);
+    const files = new DataTransfer();
+    files.items.add(file);
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  setTimeout(give, 50, 40);
+});
+</script>"""  # Ctrl+V anywhere on the page, which Gradio itself hears only on its clipboard button
