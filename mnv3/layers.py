@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .tables import Row, Spec, squeeze_width
 
-ACTIVATION = {"RE": nn.ReLU, "HS": nn.Hardswish}
+ACTIVATION = {"RE": nn.ReLU, "HS": nn.Hardswish, "R6": nn.ReLU6}
 GATE = {"hardsigmoid": nn.Hardsigmoid, "sigmoid": nn.Sigmoid}
 
 
@@ -151,4 +151,6 @@ def hardswish_slope(x: Tensor) -> Tensor:
     return torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, (2 * x + 3) / 6))
 
 
-SLOPE = {"HS": hardswish_slope, "RE": lambda x: (x > 0).to(x.dtype)}
+SLOPE = {
+    "HS": hardswish_slope, "RE": lambda x: (x > 0).to(x.dtype), "R6": lambda x: ((x > 0) & (x < 6)).to(x.dtype),
+}  # fmt: skip
