@@ -107,6 +107,7 @@ class InvertedResidual(nn.Module):
         layers.append(ConvNormAct(spec, row.expand, row.out, 1))
         self.block = nn.Sequential(*layers)
         self.shortcut = row.stride == 1 and inputs == row.out
+        self.halves = row.stride == 2
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.block(x)
