@@ -111,6 +111,8 @@ class _Writer:
     def activation(self, x: str, module: nn.Module) -> str:
         if isinstance(module, nn.ReLU):
             return self.node("Relu", x)
+        if isinstance(module, nn.ReLU6):
+            return self.node("Clip", x, *(self.weight(np.array(end, np.float32)) for end in (0, 6)))
         return self.node("Mul", x, self.node("HardSigmoid", x, alpha=1 / 6, beta=0.5))  # x · ReLU6(x + 3)/6
 
     def layer(self, x: str, layer: nn.Module, block: int | None) -> str:
@@ -119,7 +121,7 @@ class _Writer:
         if isinstance(layer, InvertedResidual):
             out = x
             for part in layer.block:
-                positive = isinstance(layer.block[0][2], nn.ReLU)
+                positive = isinstance(layer.block[0][2], nn.ReLU | nn.ReLU6)
                 gated = isinstance(part, SqueezeExcitation)
                 out = self.gate(out, part, block, positive) if gated else self.conv(out, part)
             return self.node("Add", out, self.grown(x, block)) if layer.shortcut else out
