@@ -138,7 +138,7 @@ def test_texts_of_a_stranger_are_texts(small_checkpoint):
 
 
 def test_a_network_without_se_says_so(explanation, monkeypatch):
-    monkeypatch.setattr(type(explanation), "blocks", ())
+    monkeypatch.setitem(vars(explanation), "blocks", ())
     assert "no squeeze-and-excitation blocks" in classes.view(explanation, [], [])
 
 
