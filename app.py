@@ -180,10 +180,11 @@ def fetched(entry: Entry, progress: gr.Progress) -> mnv3.Checkpoint:
 
 
 @in_their_language
-def show(tab: str, image, model: str, weights: str, target: str | None, inside: dict | None, columns):
+def show(tab: str, image, model: str, weights: str, target: dict | None, inside: dict | None, columns):
     """The open tab's answer: predictions, notes, pictures and panel of Look, and the table of Compare.
 
-    inside: the row of the panel that is open, as `_inside` has it. columns: names of checkpoints for Compare.
+    target, inside: the class asked about and the row of the panel that is open, as `_selected` and `_inside` have
+    them. columns: names of checkpoints for Compare.
     """
     if tab == "classes":  # class_view answers
         return (gr.skip(),) * 5
@@ -194,7 +195,7 @@ def show(tab: str, image, model: str, weights: str, target: str | None, inside: 
             shown = compare.comparison(answers.explain_each(image, weights, columns))
             return gr.skip(), gr.skip(), gr.skip(), gr.skip(), shown
         explanation = mnv3.explain(choice.opened(model, weights), image)
-        index = explanation.class_index(target if target in explanation.checkpoint.labels else None)
+        index = explanation.class_index(asked_class(explanation, target, [image, model, weights]))
     except InputError as error:
         words = page.problem(str(error))
         return None, words, "", "", words
@@ -242,6 +243,17 @@ def compare_many(files, weights: str, columns: list[str] | None, progress=gr.Pro
     yield compare.many(rows, checkpoints, len(files))
 
 
+def asked_class(explanation: mnv3.Explanation, target: dict | None, on_show: list) -> str | None:
+    """The class that was clicked; None for the likeliest, where none was or it was for what is no longer on show.
+
+    What is clicked is kept with what it was clicked on, here and for rows, rather than forgotten at each change:
+    browsers report a change late or twice, which would undo a click.
+    """
+    if not target or target["of"] != on_show or target["label"] not in explanation.checkpoint.labels:
+        return None
+    return target["label"]
+
+
 def opened_row(explanation: mnv3.Explanation, inside: dict | None, on_show: list) -> tuple[int, str] | None:
     """The open row's number and inside; None where none is open, or it was opened on what is no longer on show."""
     if not inside or inside["of"] != on_show:
@@ -254,31 +266,31 @@ def opened_row(explanation: mnv3.Explanation, inside: dict | None, on_show: list
     return block, detail.opened(explanation, block, channel)
 
 
-def gates_file(image, model: str, weights: str, target: str | None, event: gr.EventData) -> dict | None:
+def gates_file(image, model: str, weights: str, target: dict | None, event: gr.EventData) -> dict | None:
     """Every gate as a file for the browser to save: its name, its text. The server keeps nothing."""
     try:
         explanation = mnv3.explain(choice.opened(model, weights), image)
         kind = "json" if event._data.get("kind") == "json" else "csv"
-        target = target if target in explanation.checkpoint.labels else None
-        text = explanation.gates_csv() if kind == "csv" else json.dumps(explanation.to_dict(target), indent=1)
+        asked = asked_class(explanation, target, [image, model, weights])
+        text = explanation.gates_csv() if kind == "csv" else json.dumps(explanation.to_dict(asked), indent=1)
         return {"name": page.file_name(explanation, "gates", ending=f".{kind}"), "text": text}
     except InputError as error:
         raise refusal(str(error)) from None
 
 
 @in_their_language
-def test_map(image, model: str, weights: str, target: str | None, progress=gr.Progress()):  # noqa: B008
+def test_map(image, model: str, weights: str, target: dict | None, progress=gr.Progress()):  # noqa: B008
     """What was asked and the Trust tab's answer, for the picture and the class on show; shown by tested_map."""
     return (image, model, weights, target), _tested(image, model, weights, target, progress), gr.skip()
 
 
-def _tested(image, model: str, weights: str, target: str | None, progress: gr.Progress) -> str:
+def _tested(image, model: str, weights: str, target: dict | None, progress: gr.Progress) -> str:
     if image is None:
         return page.hint(say(START))
     progress(0, desc=say("Explaining the picture"))
     try:
         explanation = mnv3.explain(choice.opened(model, weights), image)
-        index = explanation.class_index(target if target in explanation.checkpoint.labels else None)
+        index = explanation.class_index(asked_class(explanation, target, [image, model, weights]))
         told = {"desc": say("Testing"), "unit": say("runs")}
         trial = put_to_trial(explanation, index, progress=lambda done, whole: progress((done, whole), **told))
     except InputError as error:
@@ -422,13 +434,14 @@ def _wire(
     run = {"fn": show, "inputs": [tab, image, model, weights, target, inside, columns], "outputs": outputs,
            "show_progress": "full", "concurrency_id": "network", "concurrency_limit": AT_ONCE,
            "trigger_mode": "always_last", "api_visibility": "private"}  # fmt: skip
-    quiet = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+    # always_last, since by itself Gradio drops a click that comes while the one before is worked on
+    quiet = {"api_visibility": "private", "queue": False, "show_progress": "hidden", "trigger_mode": "always_last"}
     fetched = gr.State(0)
     remember = {**quiet, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
     news = [image.change, weights.change, model.input, button.click]
-    gr.on(news, lambda: None, None, target, **remember)
+    button.click(lambda: None, None, target, **remember)  # back to the likeliest class
     model.input(weights_list, [model, weights, mine], weights, **quiet)
-    label.select(_selected, None, target, **remember)
+    label.select(_selected, [image, model, weights], target, **remember)
     panel.click(_inside, [image, model, weights], inside, **remember)
     for chosen_tab in tabs:
         chosen_tab.select(partial(str, chosen_tab.id), None, tab, **remember)
@@ -522,8 +535,9 @@ def _models_tab(models_tab, model, weights, mine) -> None:
             opened_own.then(models_overview, mine, overview, **private)
 
 
-def _selected(event: gr.SelectData) -> str:
-    return event.value
+def _selected(image, model: str, weights: str, event: gr.SelectData) -> dict:
+    """The class that was clicked, and what was on show."""
+    return {"label": event.value, "of": [image, model, weights]}
 
 
 def _inside(image, model: str, weights: str, event: gr.EventData) -> dict:

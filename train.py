@@ -38,7 +38,7 @@ from mnv3.checkpoints import Checkpoint, read_checkpoint, replace_file
 from mnv3.data import Files, Pictures, Source, colour_statistics, hold_out, open_source
 from mnv3.errors import InputError
 from mnv3.images import Preprocessing
-from mnv3.processes import cores, first_alone, machine, meet, say, world
+from mnv3.processes import cores, first_alone, machine, meet, only_run_in, say, world
 from mnv3.tables import final_side, multiply_adds, parameters
 from mnv3.training import (
     Recipe,
@@ -99,7 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     try:
         options = Options(**{f.name: given[f.name] for f in fields(Options)})
-        return train(*chosen_recipe(given), options)
+        with only_run_in(options.out):
+            return train(*chosen_recipe(given), options)
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -204,7 +205,7 @@ def go_on(run: Run, state: dict, learned: Pictures | Files, out: Path) -> None:
     """The saved run's state. Raises InputError if it learned from other pictures."""
     found = data_position(learned)
     if changed := [f"{k}: {state[k]} → {v}" for k, v in found.items() if state[k] != v]:
-        raise InputError(f"The run in {out.name}/ learned from other pictures ({'; '.join(changed):.200}).")
+        raise InputError(f"The run in {out.name}/ learned from other pictures ({'; '.join(changed):.200}): give those.")
     run.restore(state)
     say(f"resumed at step {run.step} of {run.recipe.epochs * steps_per_epoch(learned, run.recipe)}")
     if (before := state.get("processes", 1)) != (now := world()[1]):
@@ -331,7 +332,6 @@ def start_state(recipe: Recipe, out: Path, resume: bool) -> dict | None:
 
     A folder with a state and no --resume is refused, so that no run is overwritten by a slip; so is a changed recipe.
     """
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "last.pt"
     if world()[0] == 0:
         for left in out.glob(f".{path.name}.*"):  # by a process that was killed while it saved
@@ -427,8 +427,8 @@ def push_on_the_way(run: Run, folder: Folder, pusher: hub.Pusher) -> None:
     pusher.start(folder.options.out)
 
 
-def data_position(learned: Pictures) -> dict:
-    """What a resumed run must find again, since its order and batches follow from it."""
+def data_position(learned: Pictures | Files) -> dict:
+    """What a resumed run must find again, wherever --data lies by then, since its order and batches follow from it."""
     return {"classes": list(learned.classes), "pictures": len(learned)}
 
 

@@ -9,6 +9,9 @@ from .checkpoints import Checkpoint
 from .errors import InputError
 from .explain import Explanation, explain
 from .model import MobileNetV3
+from .pyramid import backbone
 from .tables import Spec
 
-__all__ = ["Checkpoint", "Explanation", "InputError", "MobileNetV3", "Spec", "catalogue", "explain", "load"]
+__all__ = [
+    "Checkpoint", "Explanation", "InputError", "MobileNetV3", "Spec", "backbone", "catalogue", "explain", "load",
+]  # fmt: skip

@@ -55,7 +55,7 @@ class Entry:
 @dataclass(frozen=True)
 class _Torchvision:
     variant: str
-    weights: str  # of torchvision.models.MobileNet_V3_{variant}_Weights
+    weights: str  # of torchvision.models.MobileNet_V3_{variant}_Weights, or MobileNet_V2_Weights
     file: str
     megabytes: float
 
@@ -69,6 +69,7 @@ TORCHVISION = {
     "torchvision/large-v2": _Torchvision("large", "IMAGENET1K_V2", "mobilenet_v3_large-5c1a4163.pth", 22.1),
     "torchvision/large-v1": _Torchvision("large", "IMAGENET1K_V1", "mobilenet_v3_large-8738ca79.pth", 22.1),
     "torchvision/small": _Torchvision("small", "IMAGENET1K_V1", "mobilenet_v3_small-047dcff4.pth", 10.3),
+    "torchvision/v2": _Torchvision("v2", "IMAGENET1K_V2", "mobilenet_v2-7ebf99e0.pth", 14.2),  # for programs alone
 }
 TIMM = {  # repo: variant, megabytes
     "timm/mobilenetv3_large_100.ra_in1k": ("large", 22.1),
@@ -185,7 +186,8 @@ def torchvision_weights(name: str):
     from torchvision import models  # late: the start needs none of it
 
     source = TORCHVISION[name]
-    return models.get_weight(f"MobileNet_V3_{source.variant.title()}_Weights.{source.weights}")
+    network = "V2" if source.variant == "v2" else f"V3_{source.variant.title()}"
+    return models.get_weight(f"MobileNet_{network}_Weights.{source.weights}")
 
 
 def published_top1(weights) -> float:
@@ -210,7 +212,23 @@ def _load_torchvision(name: str, progress: Progress | None) -> Checkpoint:
     )
     labels = checked_labels(weights.meta["categories"], 1000)
     metrics = {"published": {"top1": published_top1(weights), "n": 50_000}}
-    return Checkpoint(name, build(Spec.of(source.variant), tensors), labels, preprocessing, IMAGENET, metrics=metrics)
+    spec = Spec.of(source.variant)
+    if source.variant == "v2":
+        tensors = from_torchvision_v2(tensors)
+    return Checkpoint(name, build(spec, tensors), labels, preprocessing, IMAGENET, metrics=metrics)
+
+
+def from_torchvision_v2(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """torchvision's names in MobileNetV2's blocks -> MobileNetV3's, whose projection is one module, not two."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        if match := re.fullmatch(r"features\.(\d+)\.conv\.(\d)\.(.+)", name):
+            row, place, rest = int(match[1]), int(match[2]), match[3]
+            projection = 1 if row == 1 else 2  # the first block alone doesn't expand
+            part = place if place < projection else f"{projection}.{place - projection}"
+            name = f"features.{row}.block.{part}.{rest}"
+        renamed[name] = tensor
+    return renamed
 
 
 def _download(url: str, path: Path, name: str, progress: Progress | None) -> None:

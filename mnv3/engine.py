@@ -14,7 +14,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -70,26 +69,46 @@ def checkpoint(name: str, progress: Progress | None = None) -> Checkpoint:
 
 
 @torch.inference_mode()
-def run(
-    checkpoint: Checkpoint, inputs: torch.Tensor, keep: np.ndarray | None = None, reference: list | None = None
-) -> Pass:
-    """One explained pass over inputs (N, 3, H, W); keep (N, L) and reference as in MobileNetV3.explained.
+def run(checkpoint: Checkpoint, inputs: torch.Tensor) -> Pass:
+    """One explained pass over inputs (N, 3, H, W).
 
     Nothing is written to the module, so any number of threads may run the same checkpoint at once.
     """
     if inputs.shape[2] == inputs.shape[3] and (session := fast(checkpoint)):
-        return session.run(inputs, keep, reference)
-    return _in_torch(checkpoint, inputs, keep, reference)
+        return session.run(inputs)
+    return _in_torch(checkpoint, inputs)
 
 
-def _in_torch(checkpoint: Checkpoint, inputs: torch.Tensor, keep, reference) -> Pass:
-    if keep is not None:
-        keep = torch.from_numpy(np.ascontiguousarray(keep, np.float32))
-        reference = [torch.from_numpy(np.ascontiguousarray(r, np.float32)) for r in reference]
+@torch.inference_mode()
+def causal(checkpoint: Checkpoint, one: torch.Tensor, reference: list[np.ndarray]) -> Pass:
+    """The pass of one picture (1, 3, H, W), but logits (L + 2, K): row 0 with its own gates, row 1 + l with block l
+    held at its reference (C_l,), the last row with all of them held.
+    """
+    if one.shape[2] == one.shape[3] and (session := fast(checkpoint)):
+        return session.causal(one, reference)
+    return _causal_in_torch(checkpoint, one, reference)
+
+
+def _in_torch(checkpoint: Checkpoint, inputs: torch.Tensor, keep=None, reference=None) -> Pass:
     out = checkpoint.model.explained(inputs, keep, reference)
     return Pass(
         out.logits.numpy(), [g.numpy() for g in out.gates], [e.numpy() for e in out.energy], out.features.numpy()
     )
+
+
+def _causal_in_torch(checkpoint: Checkpoint, one: torch.Tensor, reference: list[np.ndarray]) -> Pass:
+    keep = torch.from_numpy(keep_rows(len(reference)))
+    reference = [torch.from_numpy(np.ascontiguousarray(r, np.float32)) for r in reference]
+    out = _in_torch(checkpoint, one.expand(len(keep), -1, -1, -1), keep, reference)
+    return Pass(out.logits, [g[:1] for g in out.gates], [e[:1] for e in out.energy], out.features[:1])
+
+
+def keep_rows(blocks: int) -> np.ndarray:
+    """(L + 2, L): row 0 keeps every gate, row 1 + l holds block l at its reference, the last row holds all."""
+    keep = np.ones((blocks + 2, blocks), np.float32)
+    keep[1:-1] -= np.eye(blocks, dtype=np.float32)
+    keep[-1] = 0
+    return keep
 
 
 @torch.inference_mode()
@@ -102,7 +121,7 @@ def logits(checkpoint: Checkpoint, inputs: torch.Tensor) -> tuple[np.ndarray, fl
 
 
 class Session:
-    """A network's explained pass over square pictures in ONNX Runtime; any number of threads may run it at once."""
+    """A network's passes over square pictures in ONNX Runtime; any number of threads may run them at once."""
 
     def __init__(self, model: Network):
         import onnxruntime
@@ -110,26 +129,28 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = min(2, os.cpu_count() or 1)
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(graph.serialized(model), options, ["CPUExecutionProvider"])
+        opened = lambda written: onnxruntime.InferenceSession(written, options, ["CPUExecutionProvider"])  # noqa: E731
+        self.explained = opened(graph.serialized(model))
+        self.questions = opened(graph.serialized_causal(model)) if model.channels else None
         self.only_logits = onnxruntime.RunOptions()
         self.only_logits.only_execute_path_to_fetches = True
         self.names, self.channels = graph.names(model), model.channels
 
-    def feed(self, inputs: torch.Tensor, keep: np.ndarray | None, reference: list | None) -> dict[str, np.ndarray]:
-        feed = {graph.IMAGES: np.ascontiguousarray(inputs.numpy())}
-        if self.channels:
-            if keep is None:
-                keep = np.ones((len(inputs), len(self.channels)))
-                reference = [np.zeros(channels) for channels in self.channels]
-            feed[graph.KEEP] = np.ascontiguousarray(keep, np.float32)
-            for name, gates in zip(self.names["reference"], reference, strict=True):
-                feed[name] = np.ascontiguousarray(gates, np.float32).reshape(-1, 1, 1)
-        return feed
-
-    def run(self, inputs: torch.Tensor, keep: np.ndarray | None, reference: list | None) -> Pass:
+    def run(self, inputs: torch.Tensor) -> Pass:
         """As engine.run."""
+        return self._pass(self.explained, {graph.IMAGES: np.ascontiguousarray(inputs.numpy())})
+
+    def causal(self, one: torch.Tensor, reference: list[np.ndarray]) -> Pass:
+        """As engine.causal."""
+        feed = {graph.IMAGES: np.ascontiguousarray(one.numpy())}
+        for name, gates in zip(self.names["reference"], reference, strict=True):
+            feed[name] = np.ascontiguousarray(gates, np.float32).reshape(1, -1, 1, 1)
+        out = self._pass(self.questions, feed)
+        return out._replace(logits=out.logits[graph.causal_rows(len(reference))])
+
+    def _pass(self, session, feed: dict[str, np.ndarray]) -> Pass:
         wanted = [graph.LOGITS, graph.FEATURES, *self.names["gates"], *self.names["energy"]]
-        logits, features, *rest = self.session.run(wanted, self.feed(inputs, keep, reference))
+        logits, features, *rest = session.run(wanted, feed)
         gates, energy = rest[: len(self.channels)], rest[len(self.channels) :]
         sides = [math.isqrt(e.shape[2]) for e in energy]  # pictures are square
         energy = [e.reshape(-1, 2, side, side) for e, side in zip(energy, sides, strict=True)]
@@ -137,7 +158,8 @@ class Session:
 
     def logits(self, inputs: torch.Tensor) -> np.ndarray:
         """Logits (N, K) alone."""
-        return self.session.run([graph.LOGITS], self.feed(inputs, None, None), self.only_logits)[0]
+        feed = {graph.IMAGES: np.ascontiguousarray(inputs.numpy())}
+        return self.explained.run([graph.LOGITS], feed, self.only_logits)[0]
 
 
 def fast(checkpoint: Checkpoint, wait: bool = False) -> Session | None:
@@ -158,11 +180,11 @@ def _prepare(checkpoint: Checkpoint) -> Session | None:
     try:
         session, side = Session(checkpoint.model), checkpoint.preprocessing.crop
         inputs = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-        blocks = len(checkpoint.model.gated)
-        keep = np.tile(np.arange(blocks) % 2, (2, 1)).astype(np.float32) if blocks else None
-        reference = [np.full(channels, 0.5, np.float32) for channels in checkpoint.model.channels]
-        passes = [f(inputs, keep, reference) for f in (session.run, partial(_in_torch, checkpoint))]
-        if not (worst := disagreement(*passes)) <= MOST_APART:
+        pairs = [(session.run(inputs), _in_torch(checkpoint, inputs))]
+        if channels := checkpoint.model.channels:
+            asked = inputs[:1], [np.full(c, 0.5, np.float32) for c in channels]
+            pairs.append((session.causal(*asked), _causal_in_torch(checkpoint, *asked)))
+        if not (worst := max(disagreement(*pair) for pair in pairs)) <= MOST_APART:
             raise ValueError(f"its outputs differ from torch's by {worst:.1e}")
         return session
     except Exception as error:  # whatever it is, torch serves

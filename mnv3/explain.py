@@ -61,7 +61,7 @@ class Explanation:
         """(K,), summing to 1."""
         return softmax(self.held[0])
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[GatedBlock, ...]:
         return gated_blocks(self.checkpoint.spec, self.checkpoint.preprocessing.crop)
 
@@ -185,12 +185,11 @@ def explain(checkpoint: Checkpoint, picture: object) -> Explanation:
 def explain_seen(checkpoint: Checkpoint, seen: Image.Image) -> Explanation:
     """explain() for a picture that has already been cropped and resized to what the network gets."""
     one = checkpoint.preprocessing.tensor(seen)[None]  # (1, 3, H, W)
-    blocks = len(checkpoint.model.gated)
-    if not blocks:
-        out, statistics = engine.run(checkpoint, one), None
-    else:
+    if checkpoint.model.channels:
         statistics = engine.reference(checkpoint, one[0])
-        out = engine.run(checkpoint, one.expand(blocks + 2, -1, -1, -1), keep_rows(blocks), statistics.reference())
+        out = engine.causal(checkpoint, one, statistics.reference())
+    else:
+        out, statistics = engine.run(checkpoint, one), None
     _, milliseconds = engine.logits(checkpoint, one)  # after the batch, so that it isn't a cold start
     return Explanation(
         checkpoint, seen, out.logits, [g[0] for g in out.gates], [e[0] for e in out.energy], out.features[0],
@@ -215,14 +214,6 @@ def class_evidence(checkpoint: Checkpoint, features: np.ndarray, classes: Sequen
     with torch.inference_mode():
         alpha = checkpoint.model.head_gradient(maps.mean((2, 3)), torch.as_tensor(classes)) / (height * width)
         return torch.relu((alpha[:, :, None, None] * maps).sum(1)).numpy()
-
-
-def keep_rows(blocks: int) -> np.ndarray:
-    """(L + 2, L): row 0 keeps every gate, row 1 + l holds block l at its reference, the last row holds all."""
-    keep = np.ones((blocks + 2, blocks), np.float32)
-    keep[1:-1] -= np.eye(blocks, dtype=np.float32)
-    keep[-1] = 0
-    return keep
 
 
 def share(energy: np.ndarray) -> np.ndarray:

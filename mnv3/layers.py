@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .tables import Row, Spec, squeeze_width
 
-ACTIVATION = {"RE": nn.ReLU, "HS": nn.Hardswish}
+ACTIVATION = {"RE": nn.ReLU, "HS": nn.Hardswish, "R6": nn.ReLU6}
 GATE = {"hardsigmoid": nn.Hardsigmoid, "sigmoid": nn.Sigmoid}
 
 
@@ -107,6 +107,7 @@ class InvertedResidual(nn.Module):
         layers.append(ConvNormAct(spec, row.expand, row.out, 1))
         self.block = nn.Sequential(*layers)
         self.shortcut = row.stride == 1 and inputs == row.out
+        self.halves = row.stride == 2
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.block(x)
@@ -151,4 +152,6 @@ def hardswish_slope(x: Tensor) -> Tensor:
     return torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, (2 * x + 3) / 6))
 
 
-SLOPE = {"HS": hardswish_slope, "RE": lambda x: (x > 0).to(x.dtype)}
+SLOPE = {
+    "HS": hardswish_slope, "RE": lambda x: (x > 0).to(x.dtype), "R6": lambda x: ((x > 0) & (x < 6)).to(x.dtype),
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""MobileNetV3: logits from forward(), and from explained() all that the app shows, in one pure pass."""
+"""MobileNetV3 (and V2): logits from forward(), and from explained() all that the app shows, in one pure pass."""
 
 from __future__ import annotations
 
@@ -92,9 +92,10 @@ class Network(nn.Module):
 
 
 class MobileNetV3(Network):
-    """The paper's network, or any that a Spec describes, with torchvision's parameter names.
+    """The paper's network, or any that a Spec describes, with the parameter names of torchvision's MobileNetV3.
 
-    MobileNetV3("small", num_classes=10, strides=2), or MobileNetV3(spec=Spec). Takes normalised pictures
+    MobileNetV3("small", num_classes=10, strides=2), or MobileNetV3(spec=Spec); MobileNetV3("v2") is its predecessor,
+    whose blocks torchvision names otherwise (catalogue.from_torchvision_v2). Takes normalised pictures
     (N, 3, H, W) of any size. Raises InputError if the description can't be a network.
     """
 
@@ -111,16 +112,17 @@ class MobileNetV3(Network):
             inputs = row.out
         features.append(ConvNormAct(spec, inputs, spec.last, 1, act=spec.act))
         self.features = nn.Sequential(*features)
-        self.classifier = nn.Sequential(
-            nn.Linear(spec.last, spec.hidden), ACTIVATION[spec.act](inplace=True),
-            nn.Dropout(spec.dropout), nn.Linear(spec.hidden, spec.num_classes),
-        )  # fmt: skip
+        hidden = [nn.Linear(spec.last, spec.hidden), ACTIVATION[spec.act](inplace=True)] if spec.hidden else []
+        last = nn.Linear(spec.hidden or spec.last, spec.num_classes)
+        self.classifier = nn.Sequential(*hidden, nn.Dropout(spec.dropout), last)
         self.apply(_initialise)
 
     def head_gradient(self, pooled: Tensor, classes: Tensor | int) -> Tensor:
-        hidden, last = self.classifier[0], self.classifier[3]
-        slope = SLOPE[self.spec.act](hidden(pooled))  # (N, hidden)
-        return (last.weight[self.one_each(pooled, classes)] * slope) @ hidden.weight
+        weight = self.classifier[-1].weight[self.one_each(pooled, classes)]
+        if not self.spec.hidden:
+            return weight
+        hidden = self.classifier[0]
+        return (weight * SLOPE[self.spec.act](hidden(pooled))) @ hidden.weight  # the slope: (N, hidden)
 
 
 def _checked(images: Tensor) -> Tensor:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from .errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two runs in one folder are the user's to keep apart
+    fcntl = None
 
 T = TypeVar("T")
 
@@ -61,6 +69,33 @@ def first_alone(work: Callable[[], T], device: torch.device) -> T:
     if not rank:
         meet(device)
     return result
+
+
+@contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of the folder, which is made if it is not there, for as long as this one lasts.
+
+    The lock is the system's, on the folder itself: it goes with the process however that ends, and leaves no file.
+    Of several processes the first has it. Raises InputError if another run is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise InputError(
+            f"Another run is at work in {folder.name}/: wait for its end, or choose another --out."
+        ) from None
+    except OSError:  # a file system without locks is no reason to refuse
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def machine(device: torch.device) -> dict:

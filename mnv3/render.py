@@ -28,7 +28,7 @@ FULL_DIFFERENCE = 0.5  # of a gate from its reference: the ends of the diverging
 
 def colours(values: np.ndarray, scale: np.ndarray, low: float, high: float) -> np.ndarray:
     """values (...) -> (..., 3) uint8; low and high take the scale's ends, what lies beyond is clipped."""
-    index = (np.asarray(values, float) - low) / (high - low) * 255
+    index = (np.asarray(values) - low) * (255 / (high - low))
     return scale[np.clip(index, 0, 255).round().astype(np.uint8)]
 
 
@@ -57,9 +57,9 @@ def legend(scale: np.ndarray) -> Image.Image:
 
 
 def grey(picture: Image.Image, side: int) -> np.ndarray:
-    """The picture as a pale grey ground of side × side for overlays: (side, side, 3) float in 0..255."""
+    """The picture as a pale grey ground of side × side for overlays: (side, side, 1) float32 in 0..255."""
     lightness = picture.convert("L").resize((side, side), Image.Resampling.BICUBIC)
-    return np.repeat(np.asarray(lightness, float)[:, :, None] * 0.75 + 50, 3, axis=2)
+    return np.asarray(lightness, np.float32)[:, :, None] * 0.75 + 50
 
 
 def shift_overlay(picture: Image.Image, shift: np.ndarray, side: int = 128) -> Image.Image | None:

@@ -1,6 +1,7 @@
 """The paper's tables as data, and what can be counted from them. Imports no torch.
 
-Source: Howard et al., "Searching for MobileNetV3", arXiv 1905.02244 v5, Tables 1 and 2.
+Source: Howard et al., "Searching for MobileNetV3", arXiv 1905.02244 v5, Tables 1 and 2; for its predecessor, Sandler
+et al., "MobileNetV2", arXiv 1801.04381 v4, Table 2.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from .errors import InputError
 
-ACTIVATIONS = ("RE", "HS")  # ReLU, hard-swish: the paper's NL column
+ACTIVATIONS = ("RE", "HS", "R6")  # ReLU, hard-swish: the paper's NL column; ReLU6: MobileNetV2's
 GATES = ("hardsigmoid", "sigmoid")
 MAX_CHANNELS = 8192
 MAX_ROWS = 64
@@ -70,10 +71,38 @@ SMALL = (  # Table 2, between the same stem and the 1×1 conv to 576
 # have 2.71 M parameters, not the paper's 2.5 M. An older version printed 1280 for the hidden
 # layer (2.95 M).
 SMALL_HEAD = (576, 1024)
+
+V2 = (  # MobileNetV2's Table 2, between the stem (3×3 conv to 32, R6, s 2) and the 1×1 conv to 1280
+    #   k   exp  out  SE     NL   s     input
+    Row(3,   32,  16, False, "R6", 1),  # 112² × 32
+    Row(3,   96,  24, False, "R6", 2),  # 112² × 16
+    Row(3,  144,  24, False, "R6", 1),  #  56² × 24
+    Row(3,  144,  32, False, "R6", 2),  #  56² × 24
+    Row(3,  192,  32, False, "R6", 1),  #  28² × 32
+    Row(3,  192,  32, False, "R6", 1),  #  28² × 32
+    Row(3,  192,  64, False, "R6", 2),  #  28² × 32
+    Row(3,  384,  64, False, "R6", 1),  #  14² × 64
+    Row(3,  384,  64, False, "R6", 1),  #  14² × 64
+    Row(3,  384,  64, False, "R6", 1),  #  14² × 64
+    Row(3,  384,  96, False, "R6", 1),  #  14² × 64
+    Row(3,  576,  96, False, "R6", 1),  #  14² × 96
+    Row(3,  576,  96, False, "R6", 1),  #  14² × 96
+    Row(3,  576, 160, False, "R6", 2),  #  14² × 96
+    Row(3,  960, 160, False, "R6", 1),  #   7² × 160
+    Row(3,  960, 160, False, "R6", 1),  #   7² × 160
+    Row(3,  960, 320, False, "R6", 1),  #   7² × 160
+)
+V2_HEAD = (1280, 0)  # no hidden layer: pool, then classes
 # fmt: on
 
-TABLES = {"large": (LARGE, LARGE_HEAD), "small": (SMALL, SMALL_HEAD)}
 STEM = 16
+TABLES = {"large": (LARGE, LARGE_HEAD, STEM), "small": (SMALL, SMALL_HEAD, STEM), "v2": (V2, V2_HEAD, 32)}
+V2_REST = {"act": "R6", "eps": 1e-5, "momentum": 0.1}  # torchvision's BatchNorm
+WITHOUT = {  # what takes one of V3's ingredients out of every row, and its name: 'small-no-se' is Small so
+    "no-se": ({"se": False}, "without SE"), "relu": ({"act": "RE"}, "with ReLU for h-swish"),
+    "3x3": ({"kernel": 3}, "with 3×3 kernels only"),
+}  # fmt: skip
+VARIANTS = (*TABLES, *(f"{size}-{less}" for size in ("large", "small") for less in WITHOUT))
 
 
 def round8(channels: float) -> int:
@@ -113,8 +142,9 @@ class Spec:
     """All that makes a network the one it is; what config.json holds.
 
     `variant`, `width` and `strides` say what the rows were made from; the network is built from the
-    rows alone. `squeeze` divides the expanded channels in an SE block; `eps` and `momentum` are
-    BatchNorm's. Raises InputError, naming the field and its value, if it can't be a network.
+    rows alone. `hidden` 0: classes follow the pool at once, as in MobileNetV2. `squeeze` divides the
+    expanded channels in an SE block; `eps` and `momentum` are BatchNorm's. Raises InputError, naming
+    the field and its value, if it can't be a network.
     """
 
     rows: tuple[Row, ...]
@@ -138,26 +168,32 @@ class Spec:
         cls, variant: str = "large", width: float = 1.0, num_classes: int = 1000, strides: int = 0,
         minimalistic: bool = False,
     ) -> Spec:  # fmt: skip
-        """The paper's Large or Small: `width` times as wide, its first `strides` strides of 2 set to 1.
+        """The paper's Large or Small, or MobileNetV2 (v2): `width` times as wide, `strides` of its strides of 2 at 1.
 
         Width follows the paper's own figures, which torchvision's rule misses: an expansion is its
         ratio in the table times the *rounded* input, and the hidden layer never shrinks below 1.0.
-        Minimalistic nets (the authors' later release) have no SE, ReLU throughout and 3×3 kernels only.
+        MobileNetV2's last convolution never shrinks either. `variant` may take one ingredient out: WITHOUT has which.
+        Minimalistic nets (the authors' later release) have none of the three.
         """
-        if variant not in TABLES:
-            raise InputError(f"There is no variant {variant!r}: choose one of {', '.join(TABLES)}.")
+        if variant not in VARIANTS:
+            raise InputError(f"There is no variant {variant!r}: choose one of {', '.join(VARIANTS)}.")
+        if minimalistic and variant not in ("large", "small"):
+            raise InputError(f"`minimalistic` is of large and small: give --no-minimalistic for {variant!r}.")
         check("width", width, float, 0.1, 4.0)
-        table, (last, hidden) = TABLES[variant]
-        rows, full, scaled = [], STEM, round8(STEM * width)
+        base, _, less = variant.partition("-")
+        taken = WITHOUT if minimalistic else [less] if less else []
+        changes = {field: value for name in taken for field, value in WITHOUT[name][0].items()}
+        table, (last, hidden), stem = TABLES[base]
+        rows, full, scaled = [], stem, round8(stem * width)
         for row in table:
             expand, out = round8(scaled * row.expand / full), round8(row.out * width)
-            plain = {"kernel": 3, "se": False, "act": "RE"} if minimalistic else {}
-            rows.append(row._replace(expand=expand, out=out, **plain))
+            rows.append(row._replace(expand=expand, out=out, **changes))
             full, scaled = row.out, out
+        never_less = max(width, 1.0)
         spec = cls(
-            rows=tuple(rows), last=round8(last * width), hidden=round8(hidden * max(width, 1.0)),
-            num_classes=num_classes, stem=round8(STEM * width), variant=variant, width=float(width),
-            act="RE" if minimalistic else "HS",
+            rows=tuple(rows), last=round8(last * (width if hidden else never_less)), num_classes=num_classes,
+            hidden=round8(hidden * never_less) if hidden else 0, stem=round8(stem * width), variant=variant,
+            width=float(width), **({"act": changes.get("act", "HS")} if base != "v2" else V2_REST),
         )  # fmt: skip
         return spec.with_strides(strides)
 
@@ -171,8 +207,8 @@ class Spec:
         return replace(self, rows=rows, stem_stride=stem_stride, strides=self.strides + count)
 
     def __post_init__(self) -> None:
-        for name in ("last", "hidden", "stem"):
-            check(name, getattr(self, name), int, 1, MAX_CHANNELS)
+        for name, least in (("last", 1), ("hidden", 0), ("stem", 1)):
+            check(name, getattr(self, name), int, least, MAX_CHANNELS)
         check("num_classes", self.num_classes, int, 1, MAX_CLASSES)
         check("stem_stride", self.stem_stride, int, 1, 2)
         check("squeeze", self.squeeze, int, 1, 64)
@@ -198,7 +234,9 @@ class Spec:
     @property
     def title(self) -> str:
         """What it is called: 'MobileNetV3-Small, width 1'."""
-        return f"MobileNetV3-{self.variant.title()}, width {self.width:g}"
+        base, _, less = self.variant.partition("-")
+        name = "MobileNetV2" if base == "v2" else f"MobileNetV3-{base.title()}"
+        return f"{name}{f' {WITHOUT[less][1]}' if less in WITHOUT else ''}, width {self.width:g}"
 
     def layers(self, size: int = 224) -> Iterator[Layer]:
         """Every convolution and linear layer in order of computation, for a picture of size × size."""
@@ -216,8 +254,9 @@ class Spec:
             yield Layer(f"b{number}.project", 1, row.expand, row.out, 1, side, False, True)
             width = row.out
         yield Layer("last", 1, width, self.last, 1, side, False, True)
-        yield Layer("hidden", 1, self.last, self.hidden, 1, 1, True, False)
-        yield Layer("classifier", 1, self.hidden, self.num_classes, 1, 1, True, False)
+        if self.hidden:
+            yield Layer("hidden", 1, self.last, self.hidden, 1, 1, True, False)
+        yield Layer("classifier", 1, self.hidden or self.last, self.num_classes, 1, 1, True, False)
 
     def to_dict(self) -> dict:
         """Plain types for config.json; rows as objects with named columns."""

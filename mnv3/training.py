@@ -25,11 +25,11 @@ from .errors import InputError
 from .layers import SqueezeExcitation
 from .model import MobileNetV3
 from .processes import summed, world
-from .tables import TABLES, Spec
+from .tables import VARIANTS, Spec
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CHOICES = {
-    "variant": (*TABLES, *ARTICLE), "optimiser": ("sgd", "adam", "adamw", "rmsprop"),
+    "variant": (*VARIANTS, *ARTICLE), "optimiser": ("sgd", "adam", "adamw", "rmsprop"),
     "schedule": ("cosine", "steps", "constant"), "policy": tuple(POLICIES), "precision": ("fp32", *AUTOCAST),
 }  # fmt: skip
 
@@ -42,7 +42,7 @@ def _option(default, text: str):
 class Recipe:
     """Everything that decides a run's result; train.py's command line is made from it."""
 
-    variant: str = _option("small", "the network: large or small, the paper's; article-large or article-small")
+    variant: str = _option("small", f"the network: {', '.join(VARIANTS)}; or the article's: {', '.join(ARTICLE)}")
     width: float = _option(1.0, "multiplier of all widths, by the paper's rule")
     strides: int = _option(2, "how many strides of 2 become 1; 2 suits pictures of 32 pixels")
     minimalistic: bool = _option(False, "no SE, ReLU for h-swish, 3×3 for 5×5: what plain hardware runs fastest")

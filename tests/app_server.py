@@ -72,6 +72,7 @@ class App:
             self.process = subprocess.Popen(
                 [*before, sys.executable, *map(str, command)], cwd=folder, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, env=self.environment(port),
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
             )  # fmt: skip
         try:
             self.wait()
@@ -106,7 +107,7 @@ class App:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
-                self.process.wait(15)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         return self.process.wait()

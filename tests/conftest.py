@@ -4,6 +4,8 @@ import os
 import tarfile
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the test processes share the cores, a thread each
+
 import numpy as np
 import pytest
 import torch

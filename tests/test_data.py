@@ -381,6 +381,7 @@ def opened(folder, workers=0):
     return files
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on one core torch advises against it
 def test_large_pictures_are_the_same_whatever_the_workers_and_wherever_the_run_goes_on(large):
     alone, helped, resumed = opened(large), opened(large, workers=2), opened(large)
     straight = [alone.training_batch(LARGE, step) for step in range(12)]

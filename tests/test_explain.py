@@ -16,8 +16,7 @@ from PIL import Image
 import mnv3
 from mnv3 import InputError, engine, explain
 from mnv3.checkpoints import Checkpoint
-from mnv3.engine import example_pictures
-from mnv3.explain import keep_rows
+from mnv3.engine import example_pictures, keep_rows
 from mnv3.images import Preprocessing, open_picture
 from mnv3.tables import Spec
 

@@ -36,7 +36,7 @@ from mnv3 import InputError, data
 from mnv3.checkpoints import Checkpoint, read_checkpoint
 from mnv3.data import augment, colour_statistics, hold_out
 from mnv3.images import Preprocessing, open_picture
-from mnv3.processes import cores
+from mnv3.processes import cores, only_run_in
 from mnv3.training import Recipe, Run, learning_rate, train_step
 
 # ---- whole runs ---------------------------------------------------------------------------------------------------
@@ -120,10 +120,15 @@ def stopped(textures, tmp_path_factory):
     return out
 
 
-def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(textures, stopped, straight, tmp_path):
+def test_a_run_resumed_in_mid_epoch_on_data_that_was_moved_ends_with_the_same_weights(
+    textures, stopped, straight, tmp_path, capsys
+):
     """The control of the next test, which breaks just this."""
-    out = shutil.copytree(stopped, tmp_path / "run")
-    assert train.main(arguments(textures, out, "--resume")) == 0
+    out, moved = shutil.copytree(stopped, tmp_path / "run"), tmp_path / "moved" / "textures"
+    assert train.main(arguments(moved, out, "--resume")) == 2
+    assert "`data` (='textures') is no folder here: give one" in last_line(capsys)
+    shutil.copytree(textures, moved)
+    assert train.main(arguments(moved, out, "--resume")) == 0
     assert {"model.safetensors", "gates.safetensors", "averaged weights"}.isdisjoint(differences(out, straight))
 
 
@@ -169,6 +174,30 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(textures, stopped, capsys)
     assert train.main(arguments(textures, stopped)) == 2
     assert "already holds a run: add --resume" in last_line(capsys)
     assert (stopped / "last.pt").read_bytes() == state
+
+
+def test_two_runs_in_one_folder_refuse_each_other(textures, stopped, tmp_path, capsys, monkeypatch):
+    """However the other one ends: a killed process leaves no lock behind."""
+    out = shutil.copytree(stopped, tmp_path / "run")
+    code = "import sys, time; from pathlib import Path; from mnv3.processes import only_run_in\n"
+    code += "with only_run_in(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code, out], cwd=ROOT, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        for words in (["--resume"], []):
+            assert train.main(arguments(textures, out, *words)) == 2
+            assert last_line(capsys) == (
+                "train.py: Another run is at work in run/: wait for its end, or choose another --out."
+            )
+        with monkeypatch.context() as second:  # of torchrun's processes the first has it for all
+            second.setenv("RANK", "1")
+            with only_run_in(out):
+                pass
+        other.kill()
+    with only_run_in(out), pytest.raises(InputError, match="Another run"), only_run_in(out):
+        pass
+    with only_run_in(out):
+        pass
+    assert {path.name for path in out.iterdir()} == {"last.pt", "log.csv"}
 
 
 def test_resuming_without_a_run_is_refused(textures, tmp_path, capsys):

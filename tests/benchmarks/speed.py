@@ -15,7 +15,6 @@ import torch
 
 from mnv3 import engine, graph
 from mnv3.checkpoints import Checkpoint
-from mnv3.explain import keep_rows
 from mnv3.images import Preprocessing
 from mnv3.model import MobileNetV3
 from mnv3.processes import machine
@@ -27,12 +26,6 @@ ROUNDS, SETTLE, CALLS, BATCH = 12, 3, 5, 64
 
 class Bare(graph._Writer):
     """The same network with nothing but logits: what any program that runs it must do."""
-
-    def inputs(self):
-        return super().inputs()[:1]
-
-    def split_keep(self):
-        pass
 
     def gate(self, h, layer, block, positive):
         return self.node("Mul", h, self.gates(h, layer))
@@ -56,10 +49,10 @@ class BareSession:
         return self.session.run(["logits"], {"images": images})[0]
 
 
-def checkpoint(variant: str) -> Checkpoint:
+def checkpoint(variant: str, width: float = 1.0) -> Checkpoint:
     """The network at its full size: weights don't change how long it takes, but subnormal numbers would."""
     torch.manual_seed(0)
-    model = MobileNetV3(variant)
+    model = MobileNetV3(variant, width)
     with torch.no_grad():
         model.train()(torch.randn(16, 3, 224, 224))
         for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
@@ -104,21 +97,20 @@ def engines(variant: str) -> dict:
     prepared = time.perf_counter() - began
     one = torch.randn(1, 3, 224, 224)
     blocks = len(ours.model.gated)
-    rows, keep = one.expand(blocks + 2, -1, -1, -1), keep_rows(blocks)
     reference = [np.full(c, 0.5, np.float32) for c in ours.model.channels]
     bare, hooks, timm = BareSession(ours.model), torchvision_with_hooks(variant, ours.model), timm_eager(variant)
     array, many = one.numpy(), torch.randn(BATCH, 3, 224, 224)
     np.testing.assert_allclose(bare(array), session.logits(one), rtol=1e-3, atol=1e-4)
     taken = turns({
         "bare ONNX Runtime": lambda: bare(array),
-        "ours: logits, gates, energies, features": lambda: session.run(one, None, None),
+        "ours: logits, gates, energies, features": lambda: session.run(one),
         "ours: logits alone": lambda: session.logits(one),
-        "ours: the causal batch": lambda: session.run(rows, keep, reference),
+        "ours: the causal batch": lambda: session.causal(one, reference),
         "torchvision eager with hooks": lambda: hooks(one),
         "timm eager": lambda: timm(one),
-        "ours in torch": lambda: engine._in_torch(ours, one, None, None),
+        "ours in torch": lambda: engine._in_torch(ours, one),
     }, ROUNDS, 1, SETTLE, CALLS)  # fmt: skip
-    ways = {"bare": lambda: bare(many.numpy()), "ours": lambda: session.run(many, None, None)}
+    ways = {"bare": lambda: bare(many.numpy()), "ours": lambda: session.run(many)}
     batch = turns(ways, 5, 1, SETTLE, CALLS)
     whole, causal = "ours: logits, gates, energies, features", "ours: the causal batch"
     return {

@@ -35,12 +35,17 @@ def against(taken: dict[str, list[float]], name: str, other: str, times: float =
     return round(statistics.median(a / (times * b) for a, b in zip(taken[name], taken[other], strict=True)), 2)
 
 
-def report(description: str, path: Path, measured: Callable[[], dict]) -> None:
-    """Prints what was measured, and with --write keeps it at `path`."""
+def report(
+    description: str, path: Path, measured: Callable[[], dict], drawing: Callable[[dict], str] | None = None
+) -> None:
+    """Prints what was measured, and with --write keeps it at `path`, its drawing beside it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help=f"keep the result as {path.name}")
     given = parser.parse_args()
-    text = json.dumps(measured(), indent=1, ensure_ascii=False) + "\n"
+    found = measured()
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     print(text, end="")
     if given.write:
         path.write_text(text)
+        if drawing:
+            path.with_suffix(".svg").write_text(drawing(found))

@@ -1,0 +1,100 @@
+"""How cost grows with resolution, batch and width: python -m tests.benchmarks.cost [--write]
+
+The explained pass in our engine, on random weights, beside its multiply-adds. Ways of one kind take turns; medians in
+milliseconds. --write keeps the result as cost.json and draws it as cost.svg, which the README shows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mnv3 import compare, engine, plot
+from mnv3.checkpoints import Checkpoint
+from mnv3.processes import machine
+from mnv3.tables import multiply_adds
+from tests.benchmarks.speed import checkpoint
+from tests.benchmarks.timing import medians, report, turns
+
+RESULT = Path(__file__).with_name("cost.json")
+SIDES, BATCHES, WIDTHS = (96, 128, 160, 192, 224, 256, 288, 320), (1, 2, 4, 8, 16, 32, 64), (0.35, 0.5, 0.75, 1.0, 1.25)
+ROUNDS, SETTLE, CALLS = 5, 2, 3
+PICTURES = 100
+
+
+def explained(net: Checkpoint, count: int, side: int):
+    """A pass over `count` pictures of side × side pixels, to be called."""
+    session, inputs = engine.fast(net, wait=True), torch.randn(count, 3, side, side)
+    return lambda: session.run(inputs)
+
+
+def row(net: Checkpoint, side: int, milliseconds: float, count: int = 1) -> dict:
+    """Of one picture: milliseconds, millions of multiply-adds, and how many of them a microsecond does."""
+    million = multiply_adds(net.spec, side) / 1e6
+    return {"ms": round(milliseconds / count, 3), "MAdds (M)": round(million, 1),
+            "MAdds / µs": round(1000 * million * count / milliseconds)}  # fmt: skip
+
+
+def grown(variant: str) -> dict:
+    net = checkpoint(variant)
+    by_side = medians(turns({side: explained(net, 1, side) for side in SIDES}, ROUNDS, 1, SETTLE, CALLS), 3)
+    by_batch = medians(turns({n: explained(net, n, 224) for n in BATCHES}, ROUNDS, 1, SETTLE, CALLS), 3)
+    nets = {width: checkpoint(variant, width) for width in WIDTHS}
+    by_width = medians(turns({w: explained(n, 1, 224) for w, n in nets.items()}, ROUNDS, 1, SETTLE, CALLS), 3)
+    return {
+        "resolution": {side: row(net, side, ms) for side, ms in by_side.items()},
+        "batch": {count: row(net, 224, ms, count) for count, ms in by_batch.items()},
+        "width": {width: row(nets[width], 224, ms) for width, ms in by_width.items()},
+    }
+
+
+def many() -> dict:
+    """A hundred pictures as 'Many pictures' takes them, one after the other, beside the engine's own batches."""
+    nets = [checkpoint(variant) for variant in ("large", "small")]
+    sessions, batch = [engine.fast(net, wait=True) for net in nets], torch.randn(PICTURES, 3, 224, 224)
+    sources = [engine.example_pictures()[n % len(engine.example_pictures())] for n in range(PICTURES)]
+
+    def in_batches(size: int):
+        for session in sessions:
+            for begin in range(0, PICTURES, size):
+                session.logits(batch[begin : begin + size])
+
+    ways = {
+        "as the app does": lambda: [compare.look_at(str(n), str(s), nets) for n, s in enumerate(sources)],
+        **{f"the engine alone, batches of {size}": lambda size=size: in_batches(size) for size in (1, 4, 16, 50)},
+    }
+    taken = medians(turns(ways, 3, 1), 0)
+    best = min(ms for name, ms in taken.items() if "engine" in name)
+    return {"ms": taken, "app's throughput / the engine's best": round(best / taken["as the app does"], 2)}
+
+
+def measured() -> dict:
+    import onnxruntime
+
+    where = machine(torch.device("cpu")) | {"onnxruntime": onnxruntime.__version__}
+    found = {"machine": where, "n": ROUNDS * CALLS} | {name: grown(name) for name in ("large", "small")}
+    found[f"{PICTURES} pictures, Large and Small, 224×224"] = many()
+    return found
+
+
+def drawing(found: dict) -> str:
+    """Milliseconds a picture against multiply-adds: a line for resolution and one for width, a plot for each net."""
+    parts = []
+    for number, name in enumerate(("large", "small")):
+        ways = {way: [(r["MAdds (M)"], r["ms"]) for r in found[name][way].values()] for way in ("resolution", "width")}
+        curves = [plot.Line(way, *zip(*points, strict=True), look) for look, (way, points) in enumerate(ways.items())]
+        xs, ys = zip(*(point for points in ways.values() for point in points), strict=True)
+        axes = plot.numbers("multiply-adds (millions)", 0, max(xs)), plot.numbers("ms", 0, max(ys))
+        parts.append(f'<g transform="translate({20 + 390 * number} 30)">{plot.lines(name, curves, *axes)}'
+                     f'<text x="60" y="-10">{name.title()}: orange resolution 96 to 320, blue width 0.35 to 1.25</text>'
+                     "</g>")  # fmt: skip
+    style = f"svg {{ font-family: sans-serif; font-size: 11px; color: #222; }} {plot.CSS}"
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" class="mnv3" width="790" height="280" viewBox="0 0 790 280">'
+        f'<style>{style}</style><rect width="790" height="280" fill="#fff"/>{"".join(parts)}</svg>\n'
+    )
+
+
+if __name__ == "__main__":
+    report(__doc__, RESULT, measured, drawing)
