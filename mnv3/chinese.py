@@ -76,7 +76,7 @@ CHINESE = {
     "{side}×{side} pixels, cropped": "{side}×{side} 像素，已裁剪",
     "The picture as the network got it, {side} by {side} pixels": "网络实际看到的图片，{side} 乘 {side} 像素",
     "Evidence for ‘{label}’": "“{label}”的类别证据",
-    "Grad-CAM, last map, {height}×{width}": "Grad-CAM，最后一层特征图，{height}×{width}",
+    "Grad-CAM, last map, {height}×{width}": "Grad-CAM，末层 {height}×{width}",
     "No place speaks for this class: the map is 0 everywhere.": "没有任何位置支持这个类别：整张图都是 0。",
     "The last map is a single cell: it can’t say where.": "最后一层特征图只有一格，无法指出位置。",
     "Every place speaks for this class alike: the map is the same everywhere.":
