@@ -31,6 +31,7 @@ MOST_ROWS = 5_000  # of a log that are drawn
 CSS = """
 .mnv3 table.models { table-layout: auto; } .mnv3 table.models td, .mnv3 table.models th { overflow-wrap: break-word; }
 .mnv3 table.models td:nth-child(3) { min-width: 110px; }
+.mnv3 table.models :is(td, th):last-child { min-width: 58px; }
 .mnv3 table.models td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 @media (max-width: 640px) {
   .mnv3 table.models, .mnv3 table.models tbody, .mnv3 table.models tr { display: block; }
@@ -38,7 +39,8 @@ CSS = """
   .mnv3 table.models tr { padding: 6px 0; border-bottom: 1px solid var(--border-color-primary) !important; }
   .mnv3 table.models td.number { white-space: normal; }
   .mnv3 table.models td small { display: inline; } .mnv3 table.models td small::before { content: " "; }
-  .mnv3 table.models th, .mnv3 table.models td { display: block; border: 0 !important; padding: 1px 4px; }
+  .mnv3 table.models th, .mnv3 table.models td { display: block; min-width: 0 !important;
+    border: 0 !important; padding: 1px 4px; }
   .mnv3 table.models td:not(:empty)::before { content: attr(data-label) ": "; opacity: .75; }
 }
 """
@@ -112,7 +114,7 @@ def _row(model: Model, names: Sequence[str]) -> str:
         size = say("{variant}, width {width:g}", variant=escape(spec.variant.title()), width=spec.width)
         at = say("at {side}×{side}", side=model.side)
         cells[:4] = [
-            escape(model.data), accuracy, f"{parameters(spec):,}<small>{size}</small>",
+            escape(known(model.data)), accuracy, f"{parameters(spec):,}<small>{size}</small>",
             f"{model.multiply_adds / 1e6:,.1f} M<small>{at}</small>",
         ]  # fmt: skip
     kinds = ("", "", " class='number'", " class='number'", " class='number'", "")

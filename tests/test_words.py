@@ -12,7 +12,7 @@ import pytest
 from test_page import Page
 
 from mnv3 import classes, compare, detail, explain, models_page, page, trust_page
-from mnv3.catalogue import Entry
+from mnv3.catalogue import IMAGENET, Entry
 from mnv3.chinese import CHINESE
 from mnv3.faithfulness import MEASURES, put_to_trial
 from mnv3.words import known, say, speaking, spoken, wants_chinese
@@ -46,6 +46,7 @@ OTHERWISE = [  # what no call names: values that are put together, or come from 
     trust_page.POINTS_ELSEWHERE, trust_page.KNOWS_MORE, trust_page.MIDDLE_AS_GOOD, trust_page.MIDDLE_BETTER,
     "smaller is better", "larger is better", *models_page.SHARES.values(), "test pictures", models_page.VALIDATION,
     "training pictures", "example pictures", "training pictures, without those held out", trust_page.START,
+    IMAGENET, f"ImageNet-21k, then {IMAGENET}",
     f"Pictures, up to {compare.MOST_PICTURES}", "Both say {label} ({said}).", "All say {label} ({said}).",
 ]  # fmt: skip
 IN_PARTS = {"Pictures, up to ", "deletion", "random", "centred"}  # what the search finds besides sentences
