@@ -18,6 +18,7 @@ from urllib.parse import unquote
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no network at start; read when gradio is imported
 
 import gradio as gr
+from gradio.context import LocalContext
 from gradio.processing_utils import get_upload_folder
 from gradio.utils import is_in_or_equal
 from gradio_client.utils import is_http_url_like
@@ -27,12 +28,14 @@ from mnv3 import answers, browser, choice, classes, compare, detail, engine, mod
 from mnv3.catalogue import Entry
 from mnv3.errors import InputError
 from mnv3.faithfulness import published, put_to_trial
+from mnv3.words import CHINESE, say, spoken
 
 MAX_UPLOAD = "50mb"
 SERVED = "/gradio_api/file="  # in the address of an upload, before its path
 QUEUE = 32  # visitors who may wait; more are told that the app is busy
 AT_ONCE = 2  # explanations at a time; others wait in the queue
 KEEP_FILES = (3600, 3600)  # seconds between clean-ups, age of what is deleted
+USE_OWN = "Use my own: a repo of the Hub, or the files of a folder that train.py wrote"
 OWN = (
     "Only you see what you open here, and it goes when others need the room. Weights are read as safetensors, never as "
     "pickles."
@@ -41,7 +44,27 @@ MANY = (
     f"Choose up to {compare.MOST_PICTURES} pictures: each gets a row with what every checkpoint says, disagreements "
     "first."
 )
+KNOWS = "What the network was trained on decides what it can name."
+ABOUT = "What MobileNetV3 sees in your picture, and what its attention did to it."
 START = "Upload, paste or take a picture, or click one of the examples: the answer appears here."
+
+
+WHOLE = {english: words for english, words in CHINESE.items() if "{" not in english}  # the browser fills in nothing
+I18N = gr.I18n(**dict.fromkeys(("zh", "zh-CN", "zh-TW"), WHOLE))
+
+
+def languages() -> str:
+    """The Accept-Language of whoever is being answered; '' where nobody is."""
+    request = LocalContext.request.get(None)
+    return getattr(request, "headers", {}).get("accept-language", "") if request else ""
+
+
+in_their_language = spoken(languages)
+
+
+def empty(sentence: str) -> str:
+    """An empty state that is there before any handler ran: the browser puts its language's words in."""
+    return page.hint("{}").format(I18N(sentence))
 
 
 def refusal(sentence: str) -> gr.Error:
@@ -145,7 +168,7 @@ def fetch(model: str, weights: str, progress=gr.Progress()) -> str:  # noqa: B00
 
 def fetched(entry: Entry, progress: gr.Progress) -> mnv3.Checkpoint:
     """Downloads, checks and opens a checkpoint, telling the bytes to `progress`."""
-    progress(0, desc=f"Fetching {entry.name}")
+    progress(0, desc=say("Fetching {name}", name=entry.name))
 
     def report(done: int, total: int) -> None:
         progress((done, total or None), unit="bytes")
@@ -156,6 +179,7 @@ def fetched(entry: Entry, progress: gr.Progress) -> mnv3.Checkpoint:
 # What the page shows --------------------------------------------------------------------------------------------
 
 
+@in_their_language
 def show(tab: str, image, model: str, weights: str, target: dict | None, inside: dict | None, columns):
     """The open tab's answer: predictions, notes, pictures and panel of Look, and the table of Compare.
 
@@ -165,7 +189,7 @@ def show(tab: str, image, model: str, weights: str, target: dict | None, inside:
     if tab == "classes":  # class_view answers
         return (gr.skip(),) * 5
     if image is None:
-        return None, page.hint(START), "", "", page.hint(START)
+        return None, page.hint(say(START)), "", "", page.hint(say(START))
     try:
         if tab == "compare":
             shown = compare.comparison(answers.explain_each(image, weights, columns))
@@ -181,6 +205,7 @@ def show(tab: str, image, model: str, weights: str, target: dict | None, inside:
     return label, page.facts(explanation), *shown, gr.skip()
 
 
+@in_their_language
 def class_view(tab: str, image, model: str, weights: str, blocks: list[str] | None, kinds: list[str] | None):
     """The Classes tab: its answer, and what its two lists offer; what this network doesn't know leaves them."""
     if tab != "classes":
@@ -188,7 +213,7 @@ def class_view(tab: str, image, model: str, weights: str, blocks: list[str] | No
     try:
         explanation = mnv3.explain(choice.opened(model, weights), image)
     except InputError as error:
-        return page.hint(START) if image is None else page.problem(str(error)), gr.skip(), gr.skip()
+        return page.hint(say(START)) if image is None else page.problem(str(error)), gr.skip(), gr.skip()
     names, labels = [block.name for block in explanation.blocks], explanation.checkpoint.labels
     blocks = [name for name in blocks or [] if name in names][: classes.MOST_BLOCKS]
     kinds = [label for label in kinds or [] if label in labels][: classes.MOST_CLASSES]
@@ -196,10 +221,11 @@ def class_view(tab: str, image, model: str, weights: str, blocks: list[str] | No
     return shown, gr.Dropdown(choices=names, value=blocks), gr.Dropdown(choices=list(labels), value=kinds)
 
 
+@in_their_language
 def compare_many(files, weights: str, columns: list[str] | None, progress=gr.Progress()):  # noqa: B008
     """The table of many pictures, again and again as it grows, so that a cancelled one leaves what it has."""
     if not files:
-        yield page.hint(MANY)
+        yield page.hint(say(MANY))
         return
     try:
         checkpoints = choice.several(weights, columns)
@@ -209,7 +235,7 @@ def compare_many(files, weights: str, columns: list[str] | None, progress=gr.Pro
     rows, shown = [], time.monotonic()
     taken = files[: compare.MOST_PICTURES]
     for number, (name, path) in enumerate(taken):
-        progress((number, len(taken)), desc="Comparing", unit="pictures")
+        progress((number, len(taken)), desc=say("Comparing"), unit=say("pictures"))
         rows.append(compare.look_at(name, path, checkpoints))
         if time.monotonic() - shown > 1:
             shown = time.monotonic()
@@ -252,6 +278,7 @@ def gates_file(image, model: str, weights: str, target: dict | None, event: gr.E
         raise refusal(str(error)) from None
 
 
+@in_their_language
 def test_map(image, model: str, weights: str, target: dict | None, progress=gr.Progress()):  # noqa: B008
     """What was asked and the Trust tab's answer, for the picture and the class on show; shown by tested_map."""
     return (image, model, weights, target), _tested(image, model, weights, target, progress), gr.skip()
@@ -259,22 +286,22 @@ def test_map(image, model: str, weights: str, target: dict | None, progress=gr.P
 
 def _tested(image, model: str, weights: str, target: dict | None, progress: gr.Progress) -> str:
     if image is None:
-        return page.hint(START)
-    progress(0, desc="Explaining the picture")
+        return page.hint(say(START))
+    progress(0, desc=say("Explaining the picture"))
     try:
         explanation = mnv3.explain(choice.opened(model, weights), image)
         index = explanation.class_index(asked_class(explanation, target, [image, model, weights]))
-        trial = put_to_trial(
-            explanation, index, progress=lambda done, whole: progress((done, whole), desc="Testing", unit="runs")
-        )
+        told = {"desc": say("Testing"), "unit": say("runs")}
+        trial = put_to_trial(explanation, index, progress=lambda done, whole: progress((done, whole), **told))
     except InputError as error:
         return page.problem(str(error))
     return trust_page.trust(explanation, index, trial, published(explanation.checkpoint))
 
 
+@in_their_language
 def tested_map(asked, answer: str, *on_show) -> str:
     """The answer, if it is to what is on show; the picture may have changed while it was worked out, or since."""
-    return answer if asked == on_show else page.hint(trust_page.START)
+    return answer if asked == on_show else page.hint(say(trust_page.START))
 
 
 def weights_list(model: str, weights: str, mine: list[str] = ()):
@@ -286,21 +313,24 @@ def weights_list(model: str, weights: str, mine: list[str] = ()):
     return gr.Dropdown(choices=choices, value=weights if weights in names else choice.default_family())
 
 
+@in_their_language
 def models_overview(mine: list[str]) -> str:
     """The Models tab: what is offered, and the visitor's own."""
     return models_page.overview(models_page.models([*choice.offered(), *own.entries(mine)]))
 
 
+@in_their_language
 def open_files(files, model: str, weights: str, mine: list[str], request: gr.Request):
     """Opens uploaded files for this visitor."""
     return _opened_own(lambda: own.from_files(files or []), model, weights, mine, request)
 
 
+@in_their_language
 def open_repo(
     repo: str, model: str, weights: str, mine: list[str], request: gr.Request, progress=gr.Progress()  # noqa: B008
 ):  # fmt: skip
     """Fetches and opens a Hub repo for this visitor."""
-    progress(0, desc="Fetching")
+    progress(0, desc=say("Fetching"))
 
     def report(done: int, total: int) -> None:
         progress((done, total or None), unit="bytes")
@@ -320,22 +350,25 @@ def _opened_own(read: Callable[[], mnv3.Checkpoint], model: str, weights: str, m
     mine = [entry.name for entry in own.entries([*mine, name])]
     variant = checkpoint.spec.variant.title()
     model = variant if variant in choice.variants() else model
-    words = f"{checkpoint.name} is open, for you alone, and chosen in Look, Compare and Trust."
+    words = say("{name} is open, for you alone, and chosen in Look, Compare and Trust.", name=checkpoint.name)
     return page.hint(words), mine, gr.Radio(value=model), weights_list(model, name, mine)
 
 
+@in_their_language
 def fetch_button(weights: str):
     """Shown while a size of the chosen weights is not on this machine."""
     entries = choice.missing(weights)
-    return gr.Button(f"Fetch weights ({sum(e.megabytes for e in entries):.0f} MB)", visible=bool(entries))
+    size = sum(entry.megabytes for entry in entries)
+    return gr.Button(say("Fetch weights ({megabytes:.0f} MB)", megabytes=size), visible=bool(entries))
 
 
+@in_their_language
 def fetch_here(weights: str, fetched: int, progress=gr.Progress()):  # noqa: B008
     """Fetches for the page: a failure is a sentence in both tabs, and the page stays usable."""
     try:
         for entry in choice.missing(weights):
             fetched(entry, progress)
-        words, fetched = page.hint(f"The weights ‘{weights}’ are here."), fetched + 1
+        words, fetched = page.hint(say("The weights ‘{weights}’ are here.", weights=weights)), fetched + 1
     except InputError as error:
         words = page.problem(str(error))
     return words, words, fetched
@@ -346,44 +379,45 @@ def build_demo() -> gr.Blocks:
     family = choice.default_family()
     variant = next(variant for variant in choice.variants() if family in choice.families(variant))
     with gr.Blocks(title="mnv3: look inside MobileNetV3", analytics_enabled=False, delete_cache=KEEP_FILES) as demo:
-        gr.HTML("<h1>mnv3</h1><p>What MobileNetV3 sees in your picture, and what its attention did to it.</p>",
-                elem_id="title")  # fmt: skip
+        gr.HTML(f"<h1>mnv3</h1><p>{I18N(ABOUT)}</p>", elem_id="title")
         tab, target, inside, mine = gr.State("look"), gr.State(None), gr.State(None), gr.State([])
         with gr.Row():
             with gr.Column(scale=1, min_width=260, elem_id="left"):
-                image = picture_input(label="Picture", height=230, elem_id="picture",
+                image = picture_input(label=I18N("Picture"), height=230, elem_id="picture",
                                 sources=["upload", "clipboard", "webcam"], buttons=[],
-                                alt_text="Your picture")  # fmt: skip
-                model = gr.Radio(choice.variants(), value=variant, label="Model", elem_id="model",
-                                 info="Large costs nearly four times as many multiply-adds.")  # fmt: skip
-                weights = gr.Dropdown(choice.families(variant), value=family, label="Weights", elem_id="weights",
-                                      info="What the network was trained on decides what it can name.")  # fmt: skip
-                fetch_weights = gr.Button("Fetch weights", visible=False, elem_id="fetch")
-                button = gr.Button("Explain", variant="primary", elem_id="explain")
-                examples = gr.Examples([[str(path)] for path in engine.example_pictures()], image, label="Examples",
-                                       examples_per_page=20, cache_examples=False, api_visibility="private",
+                                alt_text=I18N("Your picture"))  # fmt: skip
+                model = gr.Radio(choice.variants(), value=variant, label=I18N("Model"), elem_id="model",
+                                 info=I18N("Large costs nearly four times as many multiply-adds."))  # fmt: skip
+                weights = gr.Dropdown(choice.families(variant), value=family, label=I18N("Weights"),
+                                      elem_id="weights",
+                                      info=I18N(KNOWS))
+                fetch_weights = gr.Button(I18N("Fetch weights"), visible=False, elem_id="fetch")
+                button = gr.Button(I18N("Explain"), variant="primary", elem_id="explain")
+                examples = gr.Examples([[str(path)] for path in engine.example_pictures()], image,
+                                       label=I18N("Examples"), examples_per_page=20, cache_examples=False,
+                                       api_visibility="private",
                                        elem_id="examples")  # fmt: skip
                 # else a click on an example is lost while another one loads
                 demo.fns[examples.load_input_event["id"]].trigger_mode = "always_last"
             with gr.Column(scale=3, min_width=320, elem_id="right"), gr.Tabs(selected="look"):
-                with gr.Tab("Look", id="look") as look_tab:
+                with gr.Tab(I18N("Look"), id="look") as look_tab:
                     with gr.Row():
                         with gr.Column(scale=2, min_width=220):
-                            label = gr.Label(label="Predictions: click a class to ask about it", num_top_classes=5,
-                                             show_heading=False, elem_id="predictions")  # fmt: skip
+                            label = gr.Label(label=I18N("Predictions: click a class to ask about it"),
+                                             num_top_classes=5, show_heading=False, elem_id="predictions")  # fmt: skip
                         with gr.Column(scale=3, min_width=300):
                             pictures = gr.HTML("", elem_id="pictures", js_on_load=detail.SCRIPT)
-                    notes = gr.HTML(page.hint(START), elem_id="notes")
+                    notes = gr.HTML(empty(START), elem_id="notes")
                     panel = gr.HTML("", elem_id="panel", js_on_load=detail.SCRIPT)
-                with gr.Tab("Compare", id="compare") as compare_tab:
+                with gr.Tab(I18N("Compare"), id="compare") as compare_tab:
                     columns = _columns(mine)
-                    comparison = gr.HTML(page.hint(START), elem_id="comparison", js_on_load=detail.SCRIPT)
+                    comparison = gr.HTML(empty(START), elem_id="comparison", js_on_load=detail.SCRIPT)
                     _many(weights, columns)
-                with gr.Tab("Classes", id="classes") as classes_tab:
+                with gr.Tab(I18N("Classes"), id="classes") as classes_tab:
                     _classes_tab(tab, image, model, weights, button)
-                with gr.Tab("Trust", id="trust"):
+                with gr.Tab(I18N("Trust"), id="trust"):
                     _trust_tab(image, model, weights, target)
-                with gr.Tab("Models", id="models") as models_tab:
+                with gr.Tab(I18N("Models"), id="models") as models_tab:
                     _models_tab(models_tab, model, weights, mine)
         _wire(tab, target, inside, mine, columns, image, model, weights, fetch_weights, button,
               (look_tab, compare_tab, classes_tab), [label, notes, pictures, panel, comparison])  # fmt: skip
@@ -425,21 +459,21 @@ def _wire(
 
 def _columns(mine) -> gr.Dropdown:
     """Which checkpoints Compare puts beside each other; a visitor's own are offered once they are there."""
-    columns = gr.Dropdown(choice.comparable([]), label="Checkpoints", multiselect=True, max_choices=compare.MOST,
+    columns = gr.Dropdown(choice.comparable([]), label=I18N("Checkpoints"), multiselect=True, max_choices=compare.MOST,
                           allow_custom_value=True, elem_id="columns",
-                          info="Two to four; Large and Small of the chosen weights while empty.")  # fmt: skip
+                          info=I18N("Two to four; Large and Small of the chosen weights while empty."))  # fmt: skip
     mine.change(lambda mine: gr.Dropdown(choices=choice.comparable(mine)), mine, columns, api_visibility="private")
     return columns
 
 
 def _many(weights, columns) -> None:
     """Many pictures at once: what is compared is what the columns above are."""
-    with gr.Accordion("Many pictures at once", open=False, elem_id="many"):
-        files = files_input(label=f"Pictures, up to {compare.MOST_PICTURES}", height=150, elem_id="many-files")
+    with gr.Accordion(I18N("Many pictures at once"), open=False, elem_id="many"):
+        files = files_input(label=I18N(f"Pictures, up to {compare.MOST_PICTURES}"), height=150, elem_id="many-files")
         with gr.Row():
-            button = gr.Button("Compare all", variant="primary", elem_id="many-compare")
-            cancel = gr.Button("Cancel", elem_id="many-cancel")
-        shown = gr.HTML(page.hint(MANY), elem_id="many-shown", min_height=100)
+            button = gr.Button(I18N("Compare all"), variant="primary", elem_id="many-compare")
+            cancel = gr.Button(I18N("Cancel"), elem_id="many-cancel")
+        shown = gr.HTML(empty(MANY), elem_id="many-shown", min_height=100)
         comparing = button.click(compare_many, [files, weights, columns], shown, api_visibility="private",
                                  concurrency_id="many", concurrency_limit=1)  # fmt: skip
         cancel.click(None, cancels=comparing, api_visibility="private")
@@ -449,11 +483,12 @@ def _classes_tab(tab, image, model, weights, button) -> None:
     """Two lists and the Class view, which is made while the tab is open."""
     with gr.Row():
         most = {"multiselect": True, "allow_custom_value": True, "min_width": 220, "choices": []}
-        kinds = gr.Dropdown(label="Classes", max_choices=classes.MOST_CLASSES, elem_id="class-kinds",
-                            info="Up to four; the picture’s three likeliest while empty.", **most)  # fmt: skip
-        blocks = gr.Dropdown(label="Blocks", max_choices=classes.MOST_BLOCKS, elem_id="class-blocks",
-                             info="Up to four; the most and the least class-specific while empty.", **most)  # fmt: skip
-    shown = gr.HTML(page.hint(START), elem_id="classview", min_height=200)
+        kinds = gr.Dropdown(label=I18N("Classes"), max_choices=classes.MOST_CLASSES, elem_id="class-kinds",
+                            info=I18N("Up to four; the picture’s three likeliest while empty."), **most)  # fmt: skip
+        blocks = gr.Dropdown(label=I18N("Blocks"), max_choices=classes.MOST_BLOCKS, elem_id="class-blocks",
+                             info=I18N("Up to four; the most and the least class-specific while empty."),
+                             **most)  # fmt: skip
+    shown = gr.HTML(empty(START), elem_id="classview", min_height=200)
     events = [image.change, weights.change, model.input, button.click, tab.change, kinds.input, blocks.input]
     gr.on(events, class_view, [tab, image, model, weights, blocks, kinds], [shown, blocks, kinds],
           api_visibility="private", concurrency_id="network", concurrency_limit=AT_ONCE, trigger_mode="always_last",
@@ -463,8 +498,8 @@ def _classes_tab(tab, image, model, weights, button) -> None:
 def _trust_tab(image, model, weights, target) -> None:
     """A button, and the answer, which stays for as long as it is the answer to what is on show."""
     with gr.Row():
-        button = gr.Button("Test this map", variant="primary", scale=0, min_width=220, elem_id="test-map")
-    shown = gr.HTML(page.hint(trust_page.START), elem_id="trust", min_height=120)
+        button = gr.Button(I18N("Test this map"), variant="primary", scale=0, min_width=220, elem_id="test-map")
+    shown = gr.HTML(empty(trust_page.START), elem_id="trust", min_height=120)
     asked, answer, on_show = gr.State(), gr.State(""), [image, model, weights, target]
     testing = button.click(test_map, on_show, [asked, answer, shown], api_visibility="private",
                            trigger_mode="always_last", concurrency_id="network",
@@ -479,19 +514,18 @@ def _models_tab(models_tab, model, weights, mine) -> None:
     """The overview, made anew when the tab is opened, and ‘use my own’ where the host leaves it open."""
     private = {"api_visibility": "private"}
     if choice.host_settings().own:
-        with gr.Accordion("Use my own: a repo of the Hub, or the files of a folder that train.py wrote", open=False,
-                          elem_id="own"):  # fmt: skip
+        with gr.Accordion(I18N(USE_OWN), open=False, elem_id="own"):
             with gr.Row():
                 with gr.Column(min_width=260):
-                    repo = gr.Textbox(label="A public repo of the Hugging Face Hub", placeholder="user/repo",
-                                      max_length=200, info="One that train.py or mnv3.hub published.",
+                    repo = gr.Textbox(label=I18N("A public repo of the Hugging Face Hub"), placeholder="user/repo",
+                                      max_length=200, info=I18N("One that train.py or mnv3.hub published."),
                                       elem_id="own-repo")  # fmt: skip
-                    fetching = gr.Button("Open from the Hub", elem_id="open-repo")
+                    fetching = gr.Button(I18N("Open from the Hub"), elem_id="open-repo")
                 with gr.Column(min_width=260):
                     files = files_input(label="config.json, model.safetensors, …", height=170, elem_id="own-files")
-                    opening = gr.Button("Open these files", elem_id="open-files")
-            said = gr.HTML(page.hint(OWN), elem_id="own-said")
-    overview = gr.HTML(page.hint("Reading the catalogue."), elem_id="models", min_height=200)
+                    opening = gr.Button(I18N("Open these files"), elem_id="open-files")
+            said = gr.HTML(empty(OWN), elem_id="own-said")
+    overview = gr.HTML(empty("Reading the catalogue."), elem_id="models", min_height=200)
     models_tab.select(models_overview, mine, overview, **private)
     if choice.host_settings().own:
         outputs = [said, mine, model, weights]
@@ -566,11 +600,11 @@ def main() -> int:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     demo.launch(
-        theme=gr.themes.Default(**FONTS).set(**CONTRAST), head=browser.PASTE, max_file_size=MAX_UPLOAD,
+        theme=gr.themes.Default(**FONTS).set(**CONTRAST), head=browser.HEAD, max_file_size=MAX_UPLOAD,
         css=browser.CSS,
         ssr_mode=False,  # it needs Node, and the page is whole without it
         run_history=False,  # a visitor's pictures are not kept in the browser
-        footer_links=["api"], mcp_server=mcp,
+        footer_links=["api"], i18n=I18N, mcp_server=mcp,
     )  # fmt: skip
     return 0
 

@@ -25,7 +25,8 @@ SAVE_FILE = """(file) => {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }"""
-PASTE = """<script>
+HEAD = """<script>
+if (navigator.language.startsWith("zh")) document.documentElement.lang = "zh-Hans";
 document.addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
   if (!file) return;
@@ -41,4 +42,4 @@ document.addEventListener("paste", (event) => {
   };
   setTimeout(give, 50, 40);
 });
-</script>"""  # Ctrl+V anywhere on the page, which Gradio itself hears only on its clipboard button
+</script>"""  # the language to read aloud; Ctrl+V anywhere, which Gradio itself hears only on its clipboard button

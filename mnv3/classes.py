@@ -15,13 +15,22 @@ import numpy as np
 from . import plot
 from .checkpoints import GateStatistics
 from .explain import Explanation
-from .page import hint
+from .page import NO_BLOCKS, hint
+from .words import known, say
 
 CHANNELS = 50  # in a plot, evenly spaced over the block, as in the paper's figure
 MOST_CLASSES, MOST_BLOCKS = 4, 4  # beyond that nobody tells the lines apart
 NO_CLASSES = (
     "This checkpoint brings no gate statistics for each class, so there is nothing to hold this picture against: "
     "checkpoints made by train.py have them, weights from torchvision and timm do not."
+)
+
+FROM = "From {pictures:,} {source}, {kinds} classes."
+SHARE = (
+    "The share is between-class over total variance (η²), summed over a block’s channels: at 100% gates depend on the "
+    "class alone, and gates that ignore it get {chance:.2%} by chance. It says that gates differ between classes, not "
+    "that the network needs them to: for that, see the effects in Look. After the squeeze-and-excitation paper, "
+    "section 7.2."
 )
 
 CSS = """
@@ -63,10 +72,10 @@ def view(explanation: Explanation, blocks: Sequence[int], classes: Sequence[int]
     blocks, classes: indices; without any, the most and the least class-specific block, and the three likeliest classes.
     """
     if not explanation.blocks:
-        return hint("This network has no squeeze-and-excitation blocks, so there are no gates to show.")
+        return hint(say(NO_BLOCKS))
     shares = specificity(explanation.reference)
     if shares is None:
-        return hint(NO_CLASSES)
+        return hint(say(NO_CLASSES))
     classes = classes or [guess.index for guess in explanation.top(3)]
     blocks = blocks or extremes(shares) or [0]
     statistics = explanation.reference
@@ -81,15 +90,12 @@ def view(explanation: Explanation, blocks: Sequence[int], classes: Sequence[int]
     curves, _, _ = _profile(explanation, 0, classes)
     return (
         f"<div class='mnv3'><p class='hint'>{summary(explanation, shares)}</p>"
-        f"<p>How much of each block’s gate variance lies between classes, shallow to deep:</p>"
+        f"<p>{say('How much of each block’s gate variance lies between classes, shallow to deep:')}</p>"
         f"{_bars(explanation, shares)}"
-        "<p>Mean gates of each class over the training pictures, and this picture’s gates over them:</p>"
+        f"<p>{say('Mean gates of each class over the training pictures, and this picture’s gates over them:')}</p>"
         f"{plot.legend(curves)}<div class='classview'>{plots}</div>"
-        f"<p><small>From {pictures:,} {escape(statistics.source)}, {kinds} classes. The share is between-class over "
-        "total variance (η²), summed over a block’s channels: at 100% gates depend on the class alone, and gates that "
-        f"ignore it get {chance:.2%} by chance. It says that gates differ between classes, not that the network needs "
-        "them to: for that, see the effects in Look. After the squeeze-and-excitation paper, section 7.2.</small></p>"
-        "</div>"
+        f"<p><small>{say(FROM, pictures=pictures, source=escape(known(statistics.source)), kinds=kinds)} "
+        f"{say(SHARE, chance=chance)}</small></p></div>"
     )
 
 
@@ -103,15 +109,21 @@ def summary(explanation: Explanation, shares: Sequence[float | None]) -> str:
     """Which block's gates depend most on the class, and which least, in words."""
     known = [(share, i) for i, share in enumerate(shares) if share is not None]
     if not known:
-        return "No gate of this network ever varies, so none depends on the class."
+        return say("No gate of this network ever varies, so none depends on the class.")
     (low, least), (high, most) = min(known), max(known)
     name = [block.name for block in explanation.blocks]
-    words = f"<b>{name[most]}</b>’s gates depend most on the class: {high:.0%} of their variance is between classes."
+    words = say(
+        "<b>{block}</b>’s gates depend most on the class: {share:.0%} of their variance is between classes.",
+        block=name[most], share=high,
+    )  # fmt: skip
     if most != least:
-        words += f" <b>{name[least]}</b>’s depend least: {low:.0%}."
+        words += " " + say("<b>{block}</b>’s depend least: {share:.0%}.", block=name[least], share=low)
     last, deepest = known[-1]
     if deepest != most and last < 0.75 * high:
-        words += f" After {name[most]} it falls again, to {last:.0%} in {name[deepest]}, the deepest."
+        words += " " + say(
+            "After {block} it falls again, to {share:.0%} in {deepest}, the deepest.",
+            block=name[most], share=last, deepest=name[deepest],
+        )  # fmt: skip
     return words
 
 
@@ -120,9 +132,10 @@ def _bars(explanation: Explanation, shares: Sequence[float | None]) -> str:
     for block, share in zip(explanation.blocks, shares, strict=True):
         bar = "" if share is None else f"<i class='amount' style='left:0;width:{100 * share:.1f}%'></i>"
         rows.append(
-            f"<tr><th scope='row'>{block.name}<small>{block.side}², {block.channels} gates</small></th>"
+            f"<tr><th scope='row'>{block.name}<small>{block.side}², {say('{count} gates', count=block.channels)}"
+            f"</small></th>"
             f"<td><div class='bar'>{bar}</div></td>"
-            f"<td class='share'>{'gates never vary' if share is None else f'{share:.0%}'}</td></tr>"
+            f"<td class='share'>{say('gates never vary') if share is None else f'{share:.0%}'}</td></tr>"
         )
     return f"<table class='specific'><tbody>{''.join(rows)}</tbody></table>"
 
@@ -134,29 +147,35 @@ def sampled(channels: int) -> np.ndarray:
 
 def _sampled(explanation: Explanation, block: int) -> str:
     channels = explanation.blocks[block].channels
-    some = f"{CHANNELS} of {channels} channels, evenly spaced" if channels > CHANNELS else f"all {channels} channels"
-    return f"{some}; each plot has its own scale"
+    if channels > CHANNELS:
+        some = say("{some} of {count} channels, evenly spaced", some=CHANNELS, count=channels)
+    else:
+        some = say("all {count} channels", count=channels)
+    return say("{some}; each plot has its own scale", some=some)
 
 
 def _profile(explanation: Explanation, block: int, classes: Sequence[int]):
     """Curves of mean gates over channels: all classes, each chosen class, this picture on top; with both axes."""
     shown, mean = sampled(explanation.blocks[block].channels), explanation.reference.mean[block]
     xs = shown.tolist()
-    curves = [plot.Line("all classes", xs, mean[0][shown].tolist(), 2)]
+    curves = [plot.Line(say("all classes"), xs, mean[0][shown].tolist(), 2)]
     for look, k in enumerate(classes, 3):
         curves.append(plot.Line(explanation.checkpoint.labels[k], xs, mean[1 + k][shown].tolist(), look))
-    curves.append(plot.Line("this picture", xs, explanation.gates[block][shown].tolist(), 0))
+    curves.append(plot.Line(say("this picture"), xs, explanation.gates[block][shown].tolist(), 0))
     heights = [y for curve in curves for y in curve.ys]
-    return curves, plot.numbers("channel", 0, max(1, int(shown[-1]))), plot.numbers("gate", min(heights), max(heights))
+    across = plot.numbers(say("channel"), 0, max(1, int(shown[-1])))
+    return curves, across, plot.numbers(say("gate"), min(heights), max(heights))
 
 
 def nearest(explanation: Explanation, block: int) -> str:
     """'nearest to frog 0.020, cat 0.028': the classes whose mean gates are nearest, by mean |difference|."""
     distance = np.abs(explanation.reference.mean[block][1:] - explanation.gates[block]).mean(1)
     labels = explanation.checkpoint.labels
-    return "nearest to " + ", ".join(f"{labels[k]} {distance[k]:.3f}" for k in np.argsort(distance, kind="stable")[:2])
+    two = ", ".join(f"{labels[k]} {distance[k]:.3f}" for k in np.argsort(distance, kind="stable")[:2])
+    return say("nearest to {classes}", classes=two)
 
 
 def _title(explanation: Explanation, block: int) -> str:
     """What a screen reader says instead of the plot."""
-    return f"Gates of {explanation.blocks[block].name} by channel; this picture is {nearest(explanation, block)}"
+    name, near = explanation.blocks[block].name, nearest(explanation, block)
+    return say("Gates of {block} by channel; this picture is {nearest}", block=name, nearest=near)

@@ -14,10 +14,14 @@ from .checkpoints import Checkpoint
 from .errors import InputError
 from .explain import Explanation, Guess, likeliest, softmax
 from .images import open_picture
-from .page import GATE_LEGEND, NOT_A_HEATMAP, effect, evidence, measured, shift, signed, strip
+from .page import NOT_A_HEATMAP, effect, evidence, gate_legend, measured, shift, signed, strip
+from .words import say
 
 FEWEST, MOST = 2, 4  # checkpoints beside each other
 MOST_PICTURES = 200  # at once
+
+OTHER_CLASSES = "They know different classes, so other words need not be another opinion."
+ALIGNED = "Rows with the same map size stand beside each other; a dash: no SE there."
 
 CSS = """
 .mnv3 .block { display: flex; flex-wrap: wrap; gap: 4px 8px; align-items: center; margin: 3px 0; }
@@ -33,25 +37,25 @@ def comparison(explanations: list[Explanation]) -> str:
     """One picture through several checkpoints: a column each, SE blocks aligned by the size of their maps."""
     columns = "".join(f"<th>{escape(e.checkpoint.name)}<small>{_short_facts(e)}</small></th>" for e in explanations)
     lines = [f"<table class='columns'><thead><tr><th class='narrow'></th>{columns}</tr></thead><tbody>"]
-    lines.append(_line("says", [_bars(e.top()) for e in explanations]))
+    lines.append(_line(say("says"), [_bars(e.top()) for e in explanations]))
     best = [e.top(1)[0].index for e in explanations]
     lines.append(
         _line(
-            "evidence for its top-1",
+            say("evidence for its top-1"),
             [f"<figure>{evidence(e, i)}</figure>" for e, i in zip(explanations, best, strict=True)],
         )
     )
     sides = sorted({block.side for e in explanations for block in e.blocks}, reverse=True)
     for side in sides:
         cells = [_stage(e, i, side) for e, i in zip(explanations, best, strict=True)]
-        lines.append(_line(f"SE at {side}×{side}", cells))
-    totals = [effect(e.effects(i)[-1], 1.0) if e.blocks else "no SE" for e, i in zip(explanations, best, strict=True)]
-    lines.append(_line("all gates’ effect on its top-1", totals))
+        lines.append(_line(say("SE at {side}×{side}", side=side), cells))
+    pairs = zip(explanations, best, strict=True)
+    totals = [effect(e.effects(i)[-1], 1.0) if e.blocks else say("no SE") for e, i in pairs]
+    lines.append(_line(say("all gates’ effect on its top-1"), totals))
     return (
         f"<div class='mnv3'><p class='hint'>{escape(agreement(explanations))}</p>"
         f"<div class='wide'>{''.join(lines)}</tbody></table></div>"
-        f"<p><small>Gates {GATE_LEGEND}. Rows with the same "
-        f"map size stand beside each other; a dash: no SE there. {NOT_A_HEATMAP}</small></p></div>"
+        f"<p><small>{say('Gates')} {gate_legend()}. {say(ALIGNED)} {say(NOT_A_HEATMAP)}</small></p></div>"
     )
 
 
@@ -60,14 +64,15 @@ def agreement(explanations: list[Explanation]) -> str:
     tops = [e.top(1)[0] for e in explanations]
     said = [f"{e.checkpoint.name} {top.probability:.0%}" for e, top in zip(explanations, tops, strict=True)]
     if len({top.label for top in tops}) == 1:
-        return f"{'Both' if len(tops) == 2 else 'All'} say {tops[0].label} ({', '.join(said)})."
+        sentence = "Both say {label} ({said})." if len(tops) == 2 else "All say {label} ({said})."
+        return say(sentence, label=tops[0].label, said=", ".join(said))
     kinds = len({e.checkpoint.labels for e in explanations})
-    otherwise = " They know different classes, so other words need not be another opinion." if kinds > 1 else ""
+    otherwise = " " + say(OTHER_CLASSES) if kinds > 1 else ""
     voices = [
-        f"{e.checkpoint.name} says {top.label} ({top.probability:.0%})"
+        say("{name} says {label} ({share:.0%})", name=e.checkpoint.name, label=top.label, share=top.probability)
         for e, top in zip(explanations, tops, strict=True)
     ]
-    return f"They disagree: {', '.join(voices)}.{otherwise}"
+    return say("They disagree: {voices}.", voices=", ".join(voices)) + otherwise
 
 
 def _stage(explanation: Explanation, index: int, side: int) -> str:
@@ -89,10 +94,11 @@ def _line(title: str, cells: list[str]) -> str:
 
 
 def _short_facts(e: Explanation) -> str:
-    return (
-        f"{e.parameters / 1e6:.2f} M parameters · {e.multiply_adds / 1e6:,.1f} M multiply-adds · "
-        f"{e.milliseconds:.1f} ms{' · ' + accuracy if (accuracy := measured(e.checkpoint)) else ''}"
-    )
+    cost = say(
+        "{parameters:.2f} M parameters · {multiply_adds:,.1f} M multiply-adds · {time:.1f} ms",
+        parameters=e.parameters / 1e6, multiply_adds=e.multiply_adds / 1e6, time=e.milliseconds,
+    )  # fmt: skip
+    return f"{cost} · {accuracy}" if (accuracy := measured(e.checkpoint)) else cost
 
 
 def _bars(guesses: list[Guess]) -> str:
@@ -142,16 +148,19 @@ def many(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], sent: int) -> s
     """The rows so far as a table with its CSV; `sent` is how many pictures there are in all."""
     names = [checkpoint.name for checkpoint in checkpoints]
     apart, unread = sum(row.apart for row in rows), sum(bool(row.problem) for row in rows)
-    words = f"{len(rows)} of {sent} pictures: the checkpoints disagree on {apart or 'none'}"
-    words += f", and {unread} could not be read." if unread else "."
+    words = say(
+        "{done} of {sent} pictures: the checkpoints disagree on {apart}{and_unread}.",
+        done=len(rows), sent=sent, apart=apart or say("none"),
+        and_unread=say(", and {count} could not be read", count=unread) if unread else "",
+    )  # fmt: skip
     if sent > MOST_PICTURES:
-        words += f" At most {MOST_PICTURES} are compared at once."
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("picture", *names))
+        words += " " + say("At most {count} are compared at once.", count=MOST_PICTURES)
+    head = "".join(f"<th>{escape(name)}</th>" for name in (say("picture"), *names))
     body = "".join(_many_row(row, len(names)) for row in in_order(rows))
     address = "data:text/csv;base64," + base64.b64encode(many_csv(rows, names).encode()).decode()
     return (
         f"<div class='mnv3'><p class='hint'>{words} "
-        f"<a class='save' download='mnv3-compared.csv' href='{address}'>Save as CSV</a></p>"
+        f"<a class='save' download='mnv3-compared.csv' href='{address}'>{say('Save as CSV')}</a></p>"
         f"<div class='wide'><table class='many'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></div>"
     )
 

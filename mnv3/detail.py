@@ -11,9 +11,12 @@ from .checkpoints import ENOUGH_FOR_Z
 from .explain import Explanation
 from .page import DIFFERENCE_SCALE, GATES_SCALE, file_name, img, saved, signed
 from .render import DIVERGING, FULL_DIFFERENCE, SEQUENTIAL, channel_overlay, flat, gate_grid, shift_overlay
+from .words import say
 
 COLUMNS = 32  # of the grid: on a phone a cell is then as wide as half a fingertip
 SHOWN = 8  # channels that moved most
+GRID = "{title} of {block}, {count} channels a row"
+MULTIPLIES = "a channel’s map is what its gate multiplies: orange above 0, blue below; channels are counted from 0"
 
 CSS = """
 .mnv3 .barcode { position: relative; cursor: crosshair; }
@@ -60,8 +63,9 @@ const numbers = (box) => box.dataset.gates ? box.dataset
 const count = (box) => numbers(box)?.gates.split(' ').length || 0
 const words = (box, channel) => {
   const known = numbers(box), of = (name) => known[name].split(' ')[channel] / (name == 'z' ? 10 : 1000)
-  return `${known.name} · channel ${channel} · gate ${of('gates').toFixed(3)}` +
-    ` · reference ${of('reference').toFixed(3)}` + (known.z ? ` · z ${signed(of('z'))}` : '')
+  const [of_channel, of_gate, of_reference] = known.words.split(';')  // in the page's language
+  return `${known.name} · ${of_channel} ${channel} · ${of_gate} ${of('gates').toFixed(3)}` +
+    ` · ${of_reference} ${of('reference').toFixed(3)}` + (known.z ? ` · z ${signed(of('z'))}` : '')
 }
 const under = (box, event) => {  // the channel under the pointer, or null beyond the last one
   const place = box.getBoundingClientRect(), columns = Number(box.dataset.columns), all = count(box)
@@ -136,11 +140,12 @@ def opened(explanation: Explanation, block: int, channel: int | None = None) -> 
     maps = explanation.channels(block)
     buttons = [_moved_button(explanation, block, c, maps[c], c == channel) for c in moved]
     return (
-        f"<div class='heading'><b>Inside {name}</b><button data-close aria-label='Close {name}'>Close ✕</button></div>"
+        f"<div class='heading'><b>{say('Inside {block}', block=name)}</b>"
+        f"<button data-close aria-label='{say('Close {block}', block=name)}'>{say('Close')} ✕</button></div>"
         f"<div class='side-by-side'>{_channel_figure(explanation, block, channel, maps[channel])}"
         f"{_shift_figure(explanation, block)}<div class='numbers'>{_numbers(explanation, block)}</div></div>"
         f"<div class='side-by-side'>{_grids(explanation, block, channel)}</div>"
-        f"<p>The channels whose gates moved most from their reference; click one to see it large:</p>"
+        f"<p>{say('The channels whose gates moved most from their reference; click one to see it large:')}</p>"
         f"<div class='moved'>{''.join(buttons)}</div>"
     )
 
@@ -150,27 +155,33 @@ def channel_words(explanation: Explanation, block: int, channel: int) -> str:
     z_scores = explanation.z_scores
     z = f" · z\u00a0{signed(float(z_scores[block][channel]), 1)}" if z_scores else ""
     gate, reference = explanation.gates[block][channel], explanation.reference.reference()[block][channel]
-    return f"gate {gate:.3f} · reference {reference:.3f}{z}"
+    return say("gate {gate:.3f} · reference {reference:.3f}", gate=gate, reference=reference) + z
 
 
 def unseen(values: np.ndarray) -> str:
     """Why a channel's map (h, w) is not drawn, in words; '' where it can be."""
     if not values.any():
-        return "0 everywhere: nothing comes through, whatever its gate"
+        return say("0 everywhere: nothing comes through, whatever its gate")
     if values.size == 1:
-        return f"a single cell of {signed(float(values[0, 0]), 2)}: it can't say where"
-    return f"{signed(float(values[0, 0]), 2)} everywhere: it can't say where" if flat(values) else ""
+        return say("a single cell of {value}: it can’t say where", value=signed(float(values[0, 0]), 2))
+    if flat(values):
+        return say("{value} everywhere: it can’t say where", value=signed(float(values[0, 0]), 2))
+    return ""
 
 
 def _channel_figure(explanation: Explanation, block: int, channel: int, values: np.ndarray) -> str:
     """One channel's map over the picture, with its numbers; in words where there is nothing to see."""
     name, all_channels = explanation.blocks[block].name, len(explanation.gates[block])
-    caption = f"Channel {channel} of {all_channels}<small>{channel_words(explanation, block, channel)}</small>"
+    caption = say("Channel {channel} of {count}", channel=channel, count=all_channels)
+    caption += f"<small>{channel_words(explanation, block, channel)}</small>"
     if words := unseen(values):
-        return f"<figure><figcaption aria-live='polite'>{caption}</figcaption><p>This channel is {words}.</p></figure>"
+        words = say("This channel is {words}.", words=words)
+        return f"<figure><figcaption aria-live='polite'>{caption}</figcaption><p>{words}</p></figure>"
     row, column = np.unravel_index(np.abs(values).argmax(), values.shape)
-    where = f"row {row + 1}, column {column + 1} of {len(values)} by {len(values[0])}"
-    alt = f"Channel {channel} of {name}, strongest in {where}"
+    alt = say(
+        "Channel {channel} of {block}, strongest in row {row}, column {column} of {height} by {width}",
+        channel=channel, block=name, row=row + 1, column=column + 1, height=len(values), width=len(values[0]),
+    )  # fmt: skip
     shown = img(channel_overlay(explanation.picture, values), alt, "big smooth")
     save = saved(file_name(explanation, name, "channel", channel))
     return f"<figure><figcaption aria-live='polite'>{save}{caption}</figcaption>{shown}</figure>"
@@ -179,33 +190,38 @@ def _channel_figure(explanation: Explanation, block: int, channel: int, values: 
 def _shift_figure(explanation: Explanation, block: int) -> str:
     """Where the block moved energy, large; in words where it moved none."""
     name, side = explanation.blocks[block].name, explanation.blocks[block].side
-    caption = f"Energy moved by {name}<small>blue: away, orange: to; {side}×{side}</small></figcaption>"
+    colours = say("blue: away, orange: to; {side}×{side}", side=side)
+    caption = f"{say('Energy moved by {block}', block=name)}<small>{colours}</small></figcaption>"
     overlay = shift_overlay(explanation.picture, explanation.shift(block), 256)
     if overlay is None:
-        words = "one cell: there is no other place to move to" if side == 1 else "nothing moved to another place"
-        return f"<figure><figcaption>{caption}<p>{words.capitalize()}.</p></figure>"
+        nowhere, nothing = say("One cell: there is no other place to move to."), say("Nothing moved to another place.")
+        return f"<figure><figcaption>{caption}<p>{nowhere if side == 1 else nothing}</p></figure>"
     share = np.abs(explanation.shift(block)).sum() / 2
-    shown = img(overlay, f"{name} moved {share:.1%} of the activation energy", "big smooth")
+    alt = say("{block} moved {share:.1%} of the activation energy to other places", block=name, share=share)
+    shown = img(overlay, alt, "big smooth")
     return f"<figure><figcaption>{saved(file_name(explanation, name, 'energy-moved'))}{caption}{shown}</figure>"
 
 
 def _numbers(explanation: Explanation, block: int) -> str:
     """How many gates are closed, open, between; means; what never opened in training; what z is."""
     gates, reference = explanation.gates[block], explanation.reference.reference()[block]
-    lines = [f"<b>{len(gates)} gates</b>: mean {gates.mean():.3f}, of the reference {reference.mean():.3f}"]
+    lines = [say("<b>{count} gates</b>: mean {mean:.3f}, of the reference {reference:.3f}",
+                 count=len(gates), mean=gates.mean(), reference=reference.mean())]  # fmt: skip
     if counts := explanation.closed_open(block):
         closed, open_ = counts
-        lines.append(f"{closed} closed (exactly 0), {open_} open (exactly 1), {len(gates) - closed - open_} between")
+        lines.append(say("{closed} closed (exactly 0), {opened} open (exactly 1), {between} between",
+                         closed=closed, opened=open_, between=len(gates) - closed - open_))  # fmt: skip
         if explanation.reference.count >= ENOUGH_FOR_Z:
             dead = int((reference == 0).sum())
-            lines.append(f"{dead} dead: closed in all {explanation.reference.count:,} reference pictures too")
+            lines.append(say("{dead} dead: closed in all {count:,} reference pictures too",
+                             dead=dead, count=explanation.reference.count))  # fmt: skip
     moved = np.abs(explanation.shift(block)).sum() / 2
-    lines.append(f"{moved:.1%} of the activation energy went to other places")
+    lines.append(say("{share:.1%} of the activation energy went to other places", share=moved))
     lines.append(
-        "z: (gate − reference) / standard deviation over the reference pictures" if explanation.z_scores
-        else f"no z-scores: they need at least {ENOUGH_FOR_Z} reference pictures"
+        say("z: (gate − reference) / standard deviation over the reference pictures") if explanation.z_scores
+        else say("no z-scores: they need at least {count} reference pictures", count=ENOUGH_FOR_Z)
     )  # fmt: skip
-    lines.append("a channel’s map is what its gate multiplies: orange above 0, blue below; channels are counted from 0")
+    lines.append(say(MULTIPLIES))
     return "".join(f"<p>{line}</p>" for line in lines)
 
 
@@ -214,8 +230,8 @@ def _grids(explanation: Explanation, block: int, channel: int) -> str:
     gates, reference = explanation.gates[block], explanation.reference.reference()[block]
     name, columns = explanation.blocks[block].name, min(COLUMNS, len(gates))
     pictures = (
-        ("Gates", GATES_SCALE, "gates", gate_grid(gates, SEQUENTIAL, 0, 1, columns)),
-        ("Gates − reference", DIFFERENCE_SCALE, "difference",
+        (say("Gates"), GATES_SCALE, "gates", gate_grid(gates, SEQUENTIAL, 0, 1, columns)),
+        (say("Gates − reference"), DIFFERENCE_SCALE, "difference",
          gate_grid(gates - reference, DIVERGING, -FULL_DIFFERENCE, FULL_DIFFERENCE, columns)),
     )  # fmt: skip
     rows = -(-len(gates) // columns)
@@ -226,9 +242,9 @@ def _grids(explanation: Explanation, block: int, channel: int) -> str:
     )
     return "".join(
         f"<figure class='grid'><figcaption>{saved(file_name(explanation, name, kind))}{title}"
-        f"<small>{scale}; click a cell to see its channel</small></figcaption>"
+        f"<small>{say('{scale}; click a cell to see its channel', scale=scale)}</small></figcaption>"
         f"<div class='barcode' data-block='{block}' data-columns='{columns}'>"
-        f"{img(picture, f'{title} of {name}, {columns} channels a row', 'cells')}{mark}</div></figure>"
+        f"{img(picture, say(GRID, title=title, block=name, count=columns), 'cells')}{mark}</div></figure>"
         for title, scale, kind, picture in pictures
     )
 
@@ -236,7 +252,7 @@ def _grids(explanation: Explanation, block: int, channel: int) -> str:
 def _moved_button(explanation: Explanation, block: int, channel: int, values: np.ndarray, pressed: bool) -> str:
     """A channel as a small map and its numbers, to click on."""
     words = unseen(values)
-    alt = f"Map of channel {channel}"
+    alt = say("Map of channel {channel}", channel=channel)
     small = f"<span class='nothing'>{words}</span>" if words else (
         img(channel_overlay(explanation.picture, values, 96), alt, "small")
     )  # fmt: skip

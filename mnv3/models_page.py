@@ -17,6 +17,7 @@ from .errors import InputError
 from .own import is_own, kept
 from .plot import Axis, Line, Point, legend, lines, numbers, percent, powers, scatter
 from .tables import Spec, multiply_adds, parameters
+from .words import known, say
 
 VALIDATION = "validation pictures, as published"
 TIMM_TOP1 = {  # as timm publishes them with the weights; 50,000 validation pictures
@@ -30,6 +31,7 @@ MOST_ROWS = 5_000  # of a log that are drawn
 CSS = """
 .mnv3 table.models { table-layout: auto; } .mnv3 table.models td, .mnv3 table.models th { overflow-wrap: break-word; }
 .mnv3 table.models td:nth-child(3) { min-width: 110px; }
+.mnv3 table.models :is(td, th):last-child { min-width: 58px; }
 .mnv3 table.models td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 @media (max-width: 640px) {
   .mnv3 table.models, .mnv3 table.models tbody, .mnv3 table.models tr { display: block; }
@@ -37,7 +39,8 @@ CSS = """
   .mnv3 table.models tr { padding: 6px 0; border-bottom: 1px solid var(--border-color-primary) !important; }
   .mnv3 table.models td.number { white-space: normal; }
   .mnv3 table.models td small { display: inline; } .mnv3 table.models td small::before { content: " "; }
-  .mnv3 table.models th, .mnv3 table.models td { display: block; border: 0 !important; padding: 1px 4px; }
+  .mnv3 table.models th, .mnv3 table.models td { display: block; min-width: 0 !important;
+    border: 0 !important; padding: 1px 4px; }
   .mnv3 table.models td:not(:empty)::before { content: attr(data-label) ": "; opacity: .75; }
 }
 """
@@ -83,15 +86,15 @@ def _model(entry: Entry) -> Model:
 def overview(found: Sequence[Model]) -> str:
     """Table, plots of accuracy against cost, and training curves."""
     return (
-        f'<div class="mnv3">{table(found)}<p><small>{TO_FETCH}</small></p>'
-        f'<h3>Accuracy against cost</h3>{accuracy_against_cost(found)}'
-        f"<h3>How they were trained</h3>{training_curves(found)}</div>"
+        f'<div class="mnv3">{table(found)}<p><small>{say(TO_FETCH)}</small></p>'
+        f'<h3>{say("Accuracy against cost")}</h3>{accuracy_against_cost(found)}'
+        f"<h3>{say('How they were trained')}</h3>{training_curves(found)}</div>"
     )
 
 
 def table(found: Sequence[Model]) -> str:
     """A row per entry, those here first. top-1 always stands with its n and its pictures."""
-    names = ("Model", "Trained on", "top-1", "Parameters", "Multiply-adds", "MB", "State")
+    names = (say("Model"), say("Trained on"), "top-1", say("Parameters"), say("Multiply-adds"), "MB", say("State"))
     rows = "".join(_row(model, names) for model in sorted(found, key=lambda model: model.entry.state != "here"))
     head = "".join(f"<th>{name}</th>" for name in names)
     return f"<table class='models'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -99,19 +102,20 @@ def table(found: Sequence[Model]) -> str:
 
 def _row(model: Model, names: Sequence[str]) -> str:
     entry, spec = model.entry, model.spec
-    below = "seen by you alone" if is_own(entry.name) else escape(entry.name)
+    below = say("seen by you alone") if is_own(entry.name) else escape(entry.name)
     title = f"{escape(model.title)}<small>{below}</small>"
-    state = STATES.get(entry.state, escape(entry.state)) + (f"<small>{escape(entry.why)}</small>" if entry.why else "")
+    state = say(STATES[entry.state]) + (f"<small>{escape(entry.why)}</small>" if entry.why else "")
     cells = ["", "", "", "", f"{entry.megabytes:.1f}", state]
     if spec:
-        accuracy = "not measured"
+        accuracy = say("not measured")
         if model.result:
-            pictures = f"{model.result['n']:,} {escape(str(model.result['pictures']))}"
-            accuracy = f"{model.result['top1']:.1%}<small>on {pictures}</small>"
-        size = f"{escape(spec.variant.title())}, width {spec.width:g}"
+            on = say("on {n:,} {of}", n=model.result["n"], of=escape(known(str(model.result["pictures"]))))
+            accuracy = f"{model.result['top1']:.1%}<small>{on}</small>"
+        size = say("{variant}, width {width:g}", variant=escape(spec.variant.title()), width=spec.width)
+        at = say("at {side}×{side}", side=model.side)
         cells[:4] = [
-            escape(model.data), accuracy, f"{parameters(spec):,}<small>{size}</small>",
-            f"{model.multiply_adds / 1e6:,.1f} M<small>at {model.side}×{model.side}</small>",
+            escape(known(model.data)), accuracy, f"{parameters(spec):,}<small>{size}</small>",
+            f"{model.multiply_adds / 1e6:,.1f} M<small>{at}</small>",
         ]  # fmt: skip
     kinds = ("", "", " class='number'", " class='number'", " class='number'", "")
     tds = "".join(f"<td{k} data-label='{n}'>{c}</td>" for k, n, c in zip(kinds, names[1:], cells, strict=True))
@@ -126,12 +130,13 @@ def accuracy_against_cost(found: Sequence[Model]) -> str:
             groups.setdefault(_measured_on(model), []).append(model)
     drawn = [_cost_plot(key, group) for key, group in groups.items() if len(group) > 1]
     single = [group[0].title for group in groups.values() if len(group) == 1]
-    words = "<p><small>One plot for each set of pictures: accuracies on different pictures don't go on one axis."
-    if single:
-        words += f" Alone on its pictures, and so not drawn: {escape(', '.join(single))}."
     if not drawn:
-        return "<p>No two of these networks were measured on the same pictures, so there is nothing to plot.</p>"
-    return f"<div class='charts'>{''.join(drawn)}</div>{words}</small></p>"
+        words = say("No two of these networks were measured on the same pictures, so there is nothing to plot.")
+        return f"<p>{words}</p>"
+    words = say("One plot for each set of pictures: accuracies on different pictures don’t go on one axis.")
+    if single:
+        words += " " + say("Alone on its pictures, and so not drawn: {names}.", names=escape(", ".join(single)))
+    return f"<div class='charts'>{''.join(drawn)}</div><p><small>{words}</small></p>"
 
 
 def _measured_on(model: Model) -> tuple:
@@ -142,10 +147,12 @@ def _cost_plot(key: tuple, group: Sequence[Model]) -> str:
     data, n, pictures = key
     points = [Point(m.multiply_adds / 1e6, m.result["top1"], _short(m), is_own(m.entry.name)) for m in group]
     xs, ys = [p.x for p in points], [p.y for p in points]
-    x, y = powers("million multiply-adds", min(xs), max(xs)), percent("top-1", min(ys) - 0.01, min(1, max(ys) + 0.01))
-    told = "; ".join(f"{p.label} {p.y:.1%} at {p.x:,.1f} million" for p in points)
-    plot = scatter(f"top-1 against multiply-adds: {told}", points, x, y)
-    caption = f"<figcaption>{escape(data)}<small>top-1 on {n:,} {escape(pictures)}</small></figcaption>"
+    x = powers(say("million multiply-adds"), min(xs), max(xs))
+    y = percent("top-1", min(ys) - 0.01, min(1, max(ys) + 0.01))
+    told = "; ".join(say("{name} {top1:.1%} at {cost:,.1f} million", name=p.label, top1=p.y, cost=p.x) for p in points)
+    plot = scatter(say("top-1 against multiply-adds: {points}", points=told), points, x, y)
+    on = say("top-1 on {n:,} {of}", n=n, of=escape(known(str(pictures))))
+    caption = f"<figcaption>{escape(data)}<small>{on}</small></figcaption>"
     return f"<figure>{caption}{plot}</figure>"
 
 
@@ -174,17 +181,18 @@ def training_curves(found: Sequence[Model]) -> str:
     """Accuracy and loss by epoch of each that brings a log; in words if none does."""
     drawn = [(model, figures) for model in found if (figures := _curves(model))]
     if not drawn:
-        return "<p>None of these brings the log of its training.</p>"
-    keys = legend([Line(name, (), (), look) for look, name in enumerate(SHARES.values())])
+        return f"<p>{say('None of these brings the log of its training.')}</p>"
+    keys = legend([Line(say(name), (), (), look) for look, name in enumerate(SHARES.values())])
     parts = [f"<h4>{escape(model.title)}</h4><div class='charts'>{figures}</div>" for model, figures in drawn]
-    return f"{keys}{''.join(parts)}<p><small>Training accuracy is on augmented pictures: it may lie below.</small></p>"
+    words = say("Training accuracy is on augmented pictures: it may lie below.")
+    return f"{keys}{''.join(parts)}<p><small>{words}</small></p>"
 
 
 def _curves(model: Model) -> str:
-    shares = [_series(model.log, key, name, look) for look, (key, name) in enumerate(SHARES.items())]
+    shares = [_series(model.log, key, say(name), look) for look, (key, name) in enumerate(SHARES.items())]
     shares = [curve for curve in shares if all(0 <= y <= 1 for y in curve.ys)]
-    losses = [_series(model.log, "train_loss", "training loss", 2)]
-    return _curve_plot(model, "top-1", shares, percent) + _curve_plot(model, "training loss", losses, numbers)
+    losses = [_series(model.log, "train_loss", say("training loss"), 2)]
+    return _curve_plot(model, "top-1", shares, percent) + _curve_plot(model, say("training loss"), losses, numbers)
 
 
 def _series(log: list[dict], key: str, name: str, look: int) -> Line:
@@ -198,7 +206,7 @@ def _curve_plot(model: Model, what: str, curves: Sequence[Line], axis: Callable[
     if not curves:
         return ""
     xs, ys = ([v for curve in curves for v in getattr(curve, side)] for side in ("xs", "ys"))
-    ends = "; ".join(f"{curve.name} ends at {curve.ys[-1]:.3g}" for curve in curves)
-    title = f"{what} of {model.title} by epoch: {ends}"
-    plot = lines(title, curves[::-1], numbers("epoch", min(xs), max(xs)), axis("", min(ys), max(ys)))
+    ends = "; ".join(say("{name} ends at {value:.3g}", name=curve.name, value=curve.ys[-1]) for curve in curves)
+    title = say("{what} of {name} by epoch: {ends}", what=what, name=model.title, ends=ends)
+    plot = lines(title, curves[::-1], numbers(say("epoch"), min(xs), max(xs)), axis("", min(ys), max(ys)))
     return f"<figure><figcaption>{what}</figcaption>{plot}</figure>"

@@ -24,6 +24,7 @@ from .render import (
     legend,
     shift_overlay,
 )
+from .words import known, say
 
 CSS = """
 .mnv3 { font-size: 13px; line-height: 1.35; color: var(--body-text-color); }
@@ -73,10 +74,17 @@ CSS = """
 }
 """
 
+NO_BLOCKS = "This network has no squeeze-and-excitation blocks, so there are no gates to show."
 NOT_A_HEATMAP = (
     "A gate is one number for a whole channel, the same at every place: it is not a heatmap, and it does not say where "
     "the network looked. What varies over the picture is where a block moved activation energy, which says nothing of "
     "a class. Class evidence (Grad-CAM at the last map) does, as coarsely as that map is."
+)
+
+
+EFFECT = (
+    "Effect: how much likelier the class is with the gates this picture got than with a block’s gates held at their "
+    "reference, later blocks recomputed; not ‘the network without SE’, which would have been trained so."
 )
 
 
@@ -94,11 +102,14 @@ def facts(explanation: Explanation) -> str:
     """Who speaks, what it knows, what it costs: one line."""
     checkpoint = explanation.checkpoint
     parts = [
-        f"<b>{escape(checkpoint.name)}</b> knows {checkpoint.knows}",
-        f"{explanation.parameters:,} parameters",
-        f"{explanation.multiply_adds / 1e6:,.1f} M multiply-adds",
-        f"{explanation.milliseconds:.1f} ms here, the network alone",
-    ]
+        say(
+            "<b>{name}</b> knows {count:,} kinds of things, {side}×{side} pixels",
+            name=escape(checkpoint.name), count=len(checkpoint.labels), side=checkpoint.preprocessing.crop,
+        ),
+        say("{count:,} parameters", count=explanation.parameters),
+        say("{count:,.1f} M multiply-adds", count=explanation.multiply_adds / 1e6),
+        say("{time:.1f} ms here, the network alone", time=explanation.milliseconds),
+    ]  # fmt: skip
     if accuracy := measured(checkpoint):
         parts.insert(1, accuracy)
     return f'<div class="mnv3"><p>{" · ".join(parts)}</p></div>'
@@ -107,18 +118,22 @@ def facts(explanation: Explanation) -> str:
 def measured(checkpoint: Checkpoint) -> str:
     """'86.1 % top-1 on 10,000 test pictures', from metrics.json; '' where nothing was measured."""
     result = checkpoint.measured()
-    return f"{result['top1']:.1%} top-1 on {result['n']:,} {result['pictures']}" if result else ""
+    if not result:
+        return ""
+    return say("{top1:.1%} top-1 on {n:,} {of}", top1=result["top1"], n=result["n"], of=known(result["pictures"]))
 
 
 def pictures(explanation: Explanation, index: int) -> str:
     """The picture as the network got it, and the evidence for class `index`, side by side."""
     side = explanation.checkpoint.preprocessing.crop
-    got = img(enlarged(explanation.picture), f"The picture as the network got it, {side} by {side} pixels", "big")
+    alt = say("The picture as the network got it, {side} by {side} pixels", side=side)
+    got = img(enlarged(explanation.picture), alt, "big")
     save = saved(file_name(explanation, "picture"))
     return (
         '<div class="mnv3 pair">'
-        f"<figure><figcaption>{save}As the network got it<small>{side}×{side} pixels, cropped</small>"
-        f"</figcaption>{got}</figure><figure>{evidence(explanation, index)}</figure></div>"
+        f"<figure><figcaption>{save}{say('As the network got it')}"
+        f"<small>{say('{side}×{side} pixels, cropped', side=side)}</small></figcaption>{got}</figure>"
+        f"<figure>{evidence(explanation, index)}</figure></div>"
     )
 
 
@@ -127,18 +142,22 @@ def evidence(explanation: Explanation, index: int) -> str:
     label = escape(explanation.checkpoint.labels[index])
     values = explanation.evidence(index)
     height, width = values.shape
-    caption = f"Evidence for ‘{label}’<small>Grad-CAM, last map, {height}×{width}</small></figcaption>"
+    map_size = say("Grad-CAM, last map, {height}×{width}", height=height, width=width)
+    caption = f"{say('Evidence for ‘{label}’', label=label)}<small>{map_size}</small></figcaption>"
     words = "<figcaption>" + caption
     overlay = evidence_overlay(explanation.picture, values)
     if overlay is None:
-        return words + "<p>No place speaks for this class: the map is 0 everywhere.</p>"
+        return f"{words}<p>{say('No place speaks for this class: the map is 0 everywhere.')}</p>"
     if height * width == 1:
-        return words + "<p>The last map is a single cell: it can't say where.</p>"
+        return f"{words}<p>{say('The last map is a single cell: it can’t say where.')}</p>"
     row, column = np.unravel_index(values.argmax(), values.shape)
-    where = f"strongest in row {row + 1}, column {column + 1} of {height} by {width}"
     if flat(values):
-        return words + "<p>Every place speaks for this class alike: the map is the same everywhere.</p>"
-    shown = img(overlay, f"Evidence for {explanation.checkpoint.labels[index]}, {where}", "big smooth")
+        return f"{words}<p>{say('Every place speaks for this class alike: the map is the same everywhere.')}</p>"
+    alt = say(
+        "Evidence for {label}, strongest in row {row}, column {column} of {height} by {width}",
+        label=explanation.checkpoint.labels[index], row=row + 1, column=column + 1, height=height, width=width,
+    )  # fmt: skip
+    shown = img(overlay, alt, "big smooth")
     name = file_name(explanation, "evidence", explanation.checkpoint.labels[index])
     return f"<figcaption>{saved(name)}{caption}{shown}"
 
@@ -149,19 +168,18 @@ def panel(explanation: Explanation, index: int, opened: tuple[int, str] | None =
     opened: a block's number and the HTML to show below its row (mnv3.detail makes it).
     """
     if not explanation.blocks:
-        return hint("This network has no squeeze-and-excitation blocks, so there are no gates to show.")
+        return hint(say(NO_BLOCKS))
     effects = explanation.effects(index)
     largest = max(0.01, *(abs(effect.probability) for effect in effects))
-    most = max(range(len(explanation.blocks)), key=lambda i: abs(effects[i].probability))
     label = escape(explanation.checkpoint.labels[index])
-    reference = f"the mean over {explanation.reference.count:,} {escape(explanation.reference.source)}"
-    head = (
-        "<thead><tr><th class='narrow'>Block<small>map, gates</small></th>"
-        f"<th class='gates'>Gates, one cell a channel<small>{GATE_LEGEND}</small></th>"
-        "<th class='counts'>Closed / open<small>exactly 0 / 1, and mean</small></th>"
-        "<th class='narrow'>Energy moved<small>blue: away, orange: to</small></th>"
-        f"<th class='effect'>Effect on p(‘{label}’)<small>own gates − reference gates</small></th></tr></thead>"
+    columns = (
+        ("narrow", say("Block"), say("map, gates")),
+        ("gates", say("Gates, one cell a channel"), gate_legend()),
+        ("counts", say("Closed / open"), say("exactly 0 / 1, and mean")),
+        ("narrow", say("Energy moved"), say("blue: away, orange: to")),
+        ("effect", say("Effect on p(‘{label}’)", label=label), say("own gates − reference gates")),
     )
+    head = "".join(f"<th class='{kind}'>{title}<small>{below}</small></th>" for kind, title, below in columns)
     rows = []
     for i in range(len(explanation.blocks)):
         inside = opened[1] if opened and opened[0] == i else None
@@ -169,17 +187,29 @@ def panel(explanation: Explanation, index: int, opened: tuple[int, str] | None =
         if inside is not None:
             rows.append(f"<tr class='detail'><td colspan='5' class='detail'>{inside}</td></tr>")
     rows.append(
-        "<tr><th scope='row'>all</th><td colspan='3'>every block at its reference gates at once</td>"
+        f"<tr><th scope='row'>{say('all')}</th><td colspan='3'>{say('every block at its reference gates at once')}</td>"
         f"<td class='effect'>{effect(effects[-1], largest)}</td></tr>"
     )
     return (
-        f"<div class='mnv3'><div class='wide'><table class='panel'>{head}<tbody>{''.join(rows)}</tbody></table></div>"
-        f"<p><b>{explanation.blocks[most].name}</b> mattered most for ‘{label}’: "
-        f"Δp {signed(effects[most].probability)}. Click a row or a cell to look inside. All gates: {DOWNLOADS}</p>"
-        f"<p><small>Reference gates: {reference}. Effect: how much likelier the class is with the gates this picture "
-        "got than with a block's gates held at their reference, later blocks recomputed; not ‘the network without "
-        f"SE’, which would have been trained so. {NOT_A_HEATMAP}</small></p></div>"
+        f"<div class='mnv3'><div class='wide'><table class='panel'><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div><p>{_most(explanation, index, effects)} {DOWNLOADS}</p>"
+        f"<p><small>{_reference(explanation)} {say(EFFECT)} {say(NOT_A_HEATMAP)}</small></p></div>"
     )
+
+
+def _most(explanation: Explanation, index: int, effects: list[Effect]) -> str:
+    """Which block mattered most, in words."""
+    most = max(range(len(explanation.blocks)), key=lambda i: abs(effects[i].probability))
+    return say(
+        "<b>{block}</b> mattered most for ‘{label}’: Δp {change}. Click a row or a cell to look inside. All gates:",
+        block=explanation.blocks[most].name, label=escape(explanation.checkpoint.labels[index]),
+        change=signed(effects[most].probability),
+    )  # fmt: skip
+
+
+def _reference(explanation: Explanation) -> str:
+    count, source = explanation.reference.count, escape(known(explanation.reference.source))
+    return say("Reference gates: the mean over {count:,} {source}.", count=count, source=source)
 
 
 def _row(explanation: Explanation, block: int, bar: str, is_open: bool) -> str:
@@ -201,37 +231,39 @@ def strip(explanation: Explanation, block: int, slider: bool = False) -> str:
     """
     gates, reference = explanation.gates[block], explanation.reference.reference()[block]
     name, z_scores = explanation.blocks[block].name, explanation.z_scores
-    words = (
-        f"{len(gates)} gates of {name}: mean {gates.mean():.2f}, "
-        f"on average {explanation.moved(block):.2f} from the reference"
-    )
+    words = say(
+        "{count} gates of {block}: mean {mean:.2f}, on average {moved:.2f} from the reference",
+        count=len(gates), block=name, mean=gates.mean(), moved=explanation.moved(block),
+    )  # fmt: skip
     data = {"gates": gates * 1000, "reference": reference * 1000} | ({"z": z_scores[block] * 10} if z_scores else {})
     numbers = "".join(f" data-{kind}='{' '.join(map(str, np.rint(v).astype(int)))}'" for kind, v in data.items())
     control = (
-        f" role='slider' tabindex='0' aria-label='{words}: arrow keys choose a channel, Enter shows it' "
+        f" role='slider' tabindex='0' aria-label='{words}{say(': arrow keys choose a channel, Enter shows it')}' "
         f"aria-valuemin='0' aria-valuemax='{len(gates) - 1}' aria-valuenow='0'" if slider else ""
     )  # fmt: skip
     return (
-        f"<div class='barcode' data-block='{block}' data-name='{name}' data-columns='{len(gates)}'{numbers}{control}>"
+        f"<div class='barcode' data-block='{block}' data-name='{name}' data-columns='{len(gates)}' "
+        f"data-words='{say('channel;gate;reference')}'{numbers}{control}>"
         f"{img(gate_strip(gates, reference), words, 'strip')}</div>"
     )
 
 
 def _counts(explanation: Explanation, block: int) -> str:
     counts = explanation.closed_open(block)
-    mean = f"<span>mean {explanation.gates[block].mean():.2f}</span><small>moved {explanation.moved(block):.2f}</small>"
+    mean = say("mean {mean:.2f}", mean=explanation.gates[block].mean())
+    mean = f"<span>{mean}</span><small>{say('moved {moved:.2f}', moved=explanation.moved(block))}</small>"
     return mean if counts is None else f"<span>{counts[0]} / {counts[1]},</span> {mean}"
 
 
 def shift(explanation: Explanation, block: int) -> str:
     name, side = explanation.blocks[block].name, explanation.blocks[block].side
     if side == 1:
-        return "<small>one cell: nothing can move</small>"
+        return f"<small>{say('one cell: nothing can move')}</small>"
     overlay = shift_overlay(explanation.picture, explanation.shift(block))
     if overlay is None:
-        return "<small>nothing moved</small>"
+        return f"<small>{say('nothing moved')}</small>"
     moved = np.abs(explanation.shift(block)).sum() / 2
-    words = f"{name} moved {moved:.1%} of the activation energy to other places"
+    words = say("{block} moved {share:.1%} of the activation energy to other places", block=name, share=moved)
     return img(overlay, words, "map", title=True, focus=True)
 
 
@@ -255,6 +287,10 @@ def scale_img(scale: np.ndarray) -> str:
     return img(legend(scale), "", "scale")
 
 
+def gate_legend() -> str:
+    return say("{gates}, and below, minus reference: {differences}", gates=GATES_SCALE, differences=DIFFERENCE_SCALE)
+
+
 def file_name(explanation: Explanation, *parts: object, ending: str = ".png") -> str:
     """'cifar10-large-b4-gates.png': what a download is called, whatever a checkpoint calls itself or its classes."""
     name = "-".join(str(part) for part in (explanation.checkpoint.name, *parts))
@@ -264,7 +300,8 @@ def file_name(explanation: Explanation, *parts: object, ending: str = ".png") ->
 def saved(name: str) -> str:
     """A button that saves the picture of its figure under this name."""
     name = escape(name, quote=True)
-    return f"<button class='save' data-save='{name}' title='{name}' aria-label='PNG: save this picture'>PNG</button>"
+    label = say("PNG: save this picture")
+    return f"<button class='save' data-save='{name}' title='{name}' aria-label='{label}'>PNG</button>"
 
 
 def img(picture, alt: str, kind: str, title: bool = False, focus: bool = False) -> str:
@@ -275,5 +312,4 @@ def img(picture, alt: str, kind: str, title: bool = False, focus: bool = False) 
 
 GATES_SCALE = f"0 {scale_img(SEQUENTIAL)} 1"
 DIFFERENCE_SCALE = f"{signed(-FULL_DIFFERENCE, 1)} {scale_img(DIVERGING)} {signed(FULL_DIFFERENCE, 1)}"
-GATE_LEGEND = f"{GATES_SCALE}, and below, minus reference: {DIFFERENCE_SCALE}"
 DOWNLOADS = "<button class='save' data-file='csv'>CSV</button> <button class='save' data-file='json'>JSON</button>"

@@ -11,14 +11,52 @@ from .faithfulness import CONTROLS, MEASURES, NETS, RANDOM_MAPS, STEPS, Trial
 from .page import img, signed
 from .plot import Line, legend, lines, numbers, percent
 from .render import evidence_overlay
+from .words import say
 
 NAMES = {
-    "evidence": "class evidence", "centred": "a Gaussian at the centre", "random": f"mean of {RANDOM_MAPS} random maps",
+    "evidence": "class evidence", "centred": "a Gaussian at the centre", "random": "mean of {count} random maps",
 }  # fmt: skip
 SHORT = {"evidence": "Evidence", "centred": "Gaussian", "random": "Random"}
 LOOKS = {"evidence": 0, "centred": 1, "random": 2}
 NEAR = 0.02  # areas that differ by less are called alike
+ON_TRIAL = "The map on trial: evidence for ‘{label}’ in this picture by <b>{name}</b>, {height}×{width} cells."
 FASTER, ALIKE, SLOWER = "faster than", "about as fast as", "more slowly than"
+VERDICTS = {
+    "deletion": (
+        "Deletion: by this map p falls {random} by the random ones ({random_areas}) and {centred} by a Gaussian at the "
+        "centre ({centred_areas}): {meaning}."
+    ),
+    "insertion": (
+        "Insertion: by this map p returns {random} by the random ones ({random_areas}) and {centred} by a Gaussian at "
+        "the centre ({centred_areas}): {meaning}."
+    ),
+}
+POINTS_ELSEWHERE = "it does not point at what the answer hangs on"
+KNOWS_MORE = "it knows more than that things stand in the middle"
+MIDDLE_AS_GOOD = "better than chance, but the middle of the picture is as good a guess"
+MIDDLE_BETTER = "better than chance, but the middle of the picture is the better guess"
+BLURRED = "Even blurred, the picture is ‘{label}’ with p {p:.2f}: there is little left for insertion to show."
+BLANK = "An even colour alone is ‘{label}’ with p {p:.2f}: there is little for deletion to take away."
+UNLIKELY = (
+    "The network gives ‘{label}’ only p {p:.2f} in this picture, so areas are small whatever the map: they say most "
+    "for a likely class."
+)
+MEAN_CORRELATION = "Mean rank correlation with the maps of {nets} randomised networks: <b>{mean}</b>."
+CORRELATION = (
+    "Rank correlation with the map as learned: 1 is the same order of cells, 0 no relation. Two maps of {cells} cells "
+    "that have nothing in common still differ from 0 by ±{chance:.2f} (one standard deviation). A low figure is needed "
+    "but proves little: it says that the map depends on the weights, not that it is right. What a network can’t help "
+    "seeing, such as edges and where the things stand, may keep the figure above 0."
+)
+UNPUBLISHED = (
+    "Nothing was measured on many pictures for these weights. One picture is one draw: {command} measures as many as "
+    "you have."
+)
+PUBLISHED = (
+    "For each picture’s likeliest class. p: how often a mean difference from class evidence is as large by chance "
+    "(paired sign-flip test). Rank correlation with the maps of {nets} randomised networks: {mean} on average. "
+    "Measured on {where}."
+)
 START = "Press ‘Test this map’ to see whether the class evidence of this picture can be trusted. It takes some seconds."
 CSS = """
 .mnv3 .charts { display: flex; flex-wrap: wrap; gap: 8px 24px; margin: 6px 0; } .mnv3 .charts figure { flex: 1 1 300px;
@@ -40,51 +78,56 @@ def trust(explanation: Explanation, index: int, trial: Trial, published: dict | 
     name, label = escape(explanation.checkpoint.name), escape(explanation.checkpoint.labels[index])
     height, width = trial.evidence.shape
     return (
-        f'<div class="mnv3"><p>The map on trial: evidence for ‘{label}’ in this picture by <b>{name}</b>, '
-        f"{height}×{width} cells.</p>"
-        "<h3>Does the map find the pixels that the answer hangs on?</h3>"
+        f'<div class="mnv3"><p>{say(ON_TRIAL, label=label, name=name, height=height, width=width)}</p>'
+        f"<h3>{say('Does the map find the pixels that the answer hangs on?')}</h3>"
         f"{_verdicts(explanation, index, trial)}{_charts(trial, explanation.checkpoint.labels[index])}{_areas(trial)}"
-        "<h3>Does the map depend on what the network learned?</h3>"
+        f"<h3>{say('Does the map depend on what the network learned?')}</h3>"
         f"{_randomised(explanation, trial)}"
-        f"<h3>On many pictures</h3>{_published(published)}{PROTOCOL}</div>"
+        f"<h3>{say('On many pictures')}</h3>{_published(published)}{protocol()}</div>"
     )
 
 
 def _charts(trial: Trial, label: str) -> str:
     shares = np.linspace(0, 1, STEPS + 1)
     figures, drawn = [], []
-    for measure, done in zip(MEASURES, ("deleted", "inserted"), strict=True):
-        drawn = []
+    for measure in MEASURES:
+        drawn, done = [], say("share of pixels deleted" if measure == "deletion" else "share of pixels inserted")
         for kind, look in LOOKS.items():
             rows = getattr(trial.curves, measure)[kind]
             band = list(zip(rows.min(0), rows.max(0), strict=True)) if len(rows) > 1 else None
-            drawn.append(Line(NAMES[kind], shares, rows.mean(0), look, band))
-        areas = ", ".join(f"{NAMES[kind]} {trial.curves.areas(measure, kind).mean():.2f}" for kind in LOOKS)
-        title = f"Curves of {measure}: p of {label} over the share of pixels {done}; areas: {areas}"
-        better = "lower is better" if measure == "deletion" else "higher is better"
-        plot = lines(title, drawn[::-1], percent(f"share of pixels {done}"), numbers("", 0, 1))
+            drawn.append(Line(_name(kind), shares, rows.mean(0), look, band))
+        areas = ", ".join(f"{_name(kind)} {trial.curves.areas(measure, kind).mean():.2f}" for kind in LOOKS)
+        title = say("Curves: p of {label} over the {done}; areas: {areas}", label=label, done=done, areas=areas)
+        better = say("lower is better" if measure == "deletion" else "higher is better")
+        plot = lines(title, drawn[::-1], percent(done), numbers("", 0, 1))
         figures.append(
-            f"<figure><figcaption>{measure.title()}<small>p(‘{escape(label)}’), {better}</small></figcaption>"
+            f"<figure><figcaption>{say(measure.title())}<small>p(‘{escape(label)}’), {better}</small></figcaption>"
             f"{plot}</figure>"
         )
     return f"{legend(drawn)}<div class='charts'>{''.join(figures)}</div>"
 
 
+def _name(kind: str) -> str:
+    return say(NAMES[kind], count=RANDOM_MAPS)
+
+
 def _areas(trial: Trial) -> str:
-    head = "".join(f"<th>{SHORT[kind]}</th>" for kind in LOOKS)
+    head = "".join(f"<th>{say(SHORT[kind])}</th>" for kind in LOOKS)
     rows = []
-    for measure, better in zip(MEASURES, ("smaller", "larger"), strict=True):
+    for measure, better in zip(MEASURES, ("smaller is better", "larger is better"), strict=True):
         cells = "".join(f"<td>{_area(trial.curves.areas(measure, kind))}</td>" for kind in LOOKS)
-        rows.append(f"<tr><th scope='row'>{measure}<small>{better} is better</small></th>{cells}</tr>")
+        rows.append(f"<tr><th scope='row'>{say(measure.title())}<small>{say(better)}</small></th>{cells}</tr>")
     return (
-        f"<table class='areas'><thead><tr><th>Area</th>{head}</tr></thead>"
+        f"<table class='areas'><thead><tr><th>{say('Area')}</th>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
 def _area(areas: np.ndarray) -> str:
-    spread = f"<small>{areas.min():.3f} to {areas.max():.3f}</small>" if len(areas) > 1 else ""
-    return f"{areas.mean():.3f}{spread}"
+    if len(areas) == 1:
+        return f"{areas[0]:.3f}"
+    spread = say("{low:.3f} to {high:.3f}", low=areas.min(), high=areas.max())
+    return f"{areas.mean():.3f}<small>{spread}</small>"
 
 
 def _verdicts(explanation: Explanation, index: int, trial: Trial) -> str:
@@ -93,86 +136,74 @@ def _verdicts(explanation: Explanation, index: int, trial: Trial) -> str:
     label = explanation.checkpoint.labels[index]
     blank, blurred = trial.curves.deletion["evidence"][0, -1], trial.curves.insertion["evidence"][0, 0]
     if blurred > 0.5:
-        sentences.append(
-            f"Even blurred, the picture is ‘{label}’ with p {blurred:.2f}: there is little left for insertion to show."
-        )
+        sentences.append(say(BLURRED, label=label, p=blurred))
     if blank > 0.5:
-        sentences.append(
-            f"An even colour alone is ‘{label}’ with p {blank:.2f}: there is little for deletion to take away."
-        )
+        sentences.append(say(BLANK, label=label, p=blank))
     own = explanation.probabilities[index]
     if own < 0.2:
-        sentences.append(
-            f"The network gives ‘{label}’ only p {own:.2f} in this picture, so areas are small whatever the map: "
-            "they say most for a likely class."
-        )
+        sentences.append(say(UNLIKELY, label=label, p=own))
     return f"<ul class='verdict'>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>"
 
 
 def _verdict(trial: Trial, measure: str) -> str:
     """'Deletion: by this map p falls faster than by the random ones (0.21 against 0.35) and about as fast as …'"""
     own = float(trial.curves.areas(measure, "evidence")[0])
-    sign, what = (-1, "falls") if measure == "deletion" else (1, "returns")
+    sign = -1 if measure == "deletion" else 1
     outcome, told = {}, {}
     for control in CONTROLS:
         other = float(trial.curves.areas(measure, control).mean())
         gain = sign * (own - other)
         outcome[control] = ALIKE if abs(gain) < NEAR else FASTER if gain > 0 else SLOWER
-        told[control] = f"{own:.2f} against {other:.2f}"
+        told[control] = say("{own:.2f} against {other:.2f}", own=own, other=other)
     if outcome["random"] != FASTER:
-        meaning = "it does not point at what the answer hangs on"
+        meaning = POINTS_ELSEWHERE
     elif outcome["centred"] == FASTER:
-        meaning = "it knows more than that things stand in the middle"
+        meaning = KNOWS_MORE
     else:
-        guess = "as good a" if outcome["centred"] == ALIKE else "the better"
-        meaning = f"better than chance, but the middle of the picture is {guess} guess"
-    return (
-        f"{measure.title()}: by this map p {what} {outcome['random']} by the random ones ({told['random']}) and "
-        f"{outcome['centred']} by a Gaussian at the centre ({told['centred']}): {meaning}."
-    )
+        meaning = MIDDLE_AS_GOOD if outcome["centred"] == ALIKE else MIDDLE_BETTER
+    return say(
+        VERDICTS[measure], random=say(outcome["random"]), random_areas=told["random"],
+        centred=say(outcome["centred"]), centred_areas=told["centred"], meaning=say(meaning),
+    )  # fmt: skip
 
 
 def _randomised(explanation: Explanation, trial: Trial) -> str:
     cells = trial.evidence.size
     chance = 1 / np.sqrt(cells - 1)  # standard deviation of Spearman's coefficient without any relation
-    figures = [_map(explanation, trial.evidence, "as learned", "1")]
+    figures = [_map(explanation, trial.evidence, say("as learned"), "1")]
     for number, (values, correlation) in enumerate(trial.randomised, 1):
         words = "–" if np.isnan(correlation) else signed(correlation, 2)
-        figures.append(_map(explanation, values, f"randomised {number}", words))
+        figures.append(_map(explanation, values, say("randomised {number}", number=number), words))
     return (
         f"<p class='verdict'>{_dependence(trial.correlation, chance)}</p><div class='maps'>{''.join(figures)}</div>"
-        f"<p><small>Rank correlation with the map as learned: 1 is the same order of cells, 0 no relation. Two maps of "
-        f"{cells} cells that have nothing in common still differ from 0 by ±{chance:.2f} (one standard deviation). "
-        "A low figure is needed but proves little: it says that the map depends on the weights, not that it is right. "
-        "What a network can't help seeing, such as edges and where the things stand, may keep the figure above 0."
-        "</small></p>"
+        f"<p><small>{say(CORRELATION, cells=cells, chance=chance)}</small></p>"
     )
 
 
 def _dependence(correlation: float, chance: float) -> str:
     if np.isnan(correlation):
-        return "The randomised networks have no evidence for this class anywhere, so there is nothing to compare."
-    said = f"Mean rank correlation with the maps of {NETS} randomised networks: <b>{signed(correlation, 2)}</b>"
+        return say("The randomised networks have no evidence for this class anywhere, so there is nothing to compare.")
+    said = say(MEAN_CORRELATION, nets=NETS, mean=signed(correlation, 2))
     if correlation > 0.5:
-        return f"{said}. The map hardly changes when all that was learned is lost: it can't be the network's reason."
-    if abs(correlation) > 2 * chance / np.sqrt(NETS):
-        return f"{said}. The map depends on the weights in part; some of it comes from the picture alone."
-    return f"{said}. The map changes with the weights as much as chance would have it, as it should."
+        meaning = say("The map hardly changes when all that was learned is lost: it can’t be the network’s reason.")
+    elif abs(correlation) > 2 * chance / np.sqrt(NETS):
+        meaning = say("The map depends on the weights in part; some of it comes from the picture alone.")
+    else:
+        meaning = say("The map changes with the weights as much as chance would have it, as it should.")
+    return f"{said} {meaning}"
 
 
 def _map(explanation: Explanation, values: np.ndarray, name: str, correlation: str) -> str:
     overlay = evidence_overlay(explanation.picture, values, 128)
-    words = f"Evidence map {name}, rank correlation {correlation}"
-    drawn = "<div class='none'>0 everywhere</div>" if overlay is None else img(overlay, words, "smooth")
-    return f"<figure>{drawn}<figcaption>{name}<small>rank correlation {correlation}</small></figcaption></figure>"
+    related = say("rank correlation {value}", value=correlation)
+    words = say("Evidence map {name}, {related}", name=name, related=related)
+    drawn = f"<div class='none'>{say('0 everywhere')}</div>" if overlay is None else img(overlay, words, "smooth")
+    return f"<figure>{drawn}<figcaption>{name}<small>{related}</small></figcaption></figure>"
 
 
 def _published(found: dict | None) -> str:
     if not found:
-        return (
-            "<p>Nothing was measured on many pictures for these weights. One picture is one draw: "
-            "<code>python -m mnv3.faithfulness</code> measures as many as you have.</p>"
-        )
+        return f"<p>{say(UNPUBLISHED, command='<code>python -m mnv3.faithfulness</code>')}</p>"
     rows = []
     for measure in MEASURES:
         areas, differences = found["areas"][measure], found["differences"][measure]
@@ -180,29 +211,41 @@ def _published(found: dict | None) -> str:
         for control in ("centred", "random"):
             p = differences[control]["p"]
             cells += f"<td>{areas[control]:.3f}<small>p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}</small></td>"
-        rows.append(f"<tr><th scope='row'>{measure}</th>{cells}</tr>")
-    head = "".join(f"<th>{SHORT[kind]}</th>" for kind in LOOKS)
+        rows.append(f"<tr><th scope='row'>{say(measure.title())}</th>{cells}</tr>")
+    head = "".join(f"<th>{say(SHORT[kind])}</th>" for kind in LOOKS)
     machine = found.get("machine") if isinstance(found.get("machine"), dict) else {}
-    where = f"{machine.get('hardware', 'a machine unknown')}, torch {machine.get('torch', 'unknown')}"
+    where = escape(f"{machine.get('hardware', say('a machine unknown'))}, torch {machine.get('torch', '?')}")
+    test_pictures = say("{count:,} test pictures", count=found["n"])
+    mean = signed(found["randomised"]["mean"], 2)
     return (
-        f"<table class='areas'><thead><tr><th>Mean area<small>{found['n']:,} test pictures</small></th>{head}</tr>"
+        f"<table class='areas'><thead><tr><th>{say('Mean area')}<small>{test_pictures}</small></th>{head}</tr>"
         f"</thead><tbody>{''.join(rows)}</tbody></table>"
-        "<p><small>For each picture's likeliest class. p: how often a mean difference from class evidence is as large "
-        "by chance (paired sign-flip test). Rank correlation with the maps of "
-        f"{found['randomised']['nets']} randomised networks: {signed(found['randomised']['mean'], 2)} on average. "
-        f"Measured on {escape(where)}.</small></p>"
+        f"<p><small>{say(PUBLISHED, nets=found['randomised']['nets'], mean=mean, where=where)}</small></p>"
     )
 
 
-PROTOCOL = f"""<h3>How this was measured, and what it can't say</h3><ul>
-<li>Deletion and insertion (Petsiuk et al. 2018): the map is enlarged to the network's picture, as the page shows it,
-and its pixels are taken highest first in {STEPS} equal steps. Deletion puts the picture's mean colour in their place;
-insertion brings them back into a blurred picture (Gaussian, an eighth of the side). The area is that under p over the
-share of pixels, by the trapezoid rule. Grey: from the lowest to the highest of the random maps.</li>
-<li>Half-deleted pictures look like nothing the network was trained on, so p may fall because they are odd. The controls
-meet the same oddity; what counts is the distance to them, and the areas alone say little.</li>
-<li>Of the Gaussian only the order counts. Photographs show their things in the middle, so it is a strong control, and a
-map of few cells may not beat it.</li>
-<li>Randomised weights (Adebayo et al. 2018): the values of every learned tensor are permuted, and BatchNorm's
-statistics taken anew from the example pictures; without that such a network answers the same to everything.</li>
-</ul>"""
+def protocol() -> str:
+    """How it was measured, and what that can't say."""
+    points = (say(DELETION_POINT, steps=STEPS), say(ODD_POINT), say(GAUSSIAN_POINT), say(RANDOMISED_POINT))
+    items = "".join(f"<li>{point}</li>" for point in points)
+    return f"<h3>{say('How this was measured, and what it can’t say')}</h3><ul>{items}</ul>"
+
+
+DELETION_POINT = (
+    "Deletion and insertion (Petsiuk et al. 2018): the map is enlarged to the network’s picture, as the page shows it, "
+    "and its pixels are taken highest first in {steps} equal steps. Deletion puts the picture’s mean colour in their "
+    "place; insertion brings them back into a blurred picture (Gaussian, an eighth of the side). The area is that "
+    "under p over the share of pixels, by the trapezoid rule. Grey: from the lowest to the highest of the random maps."
+)
+ODD_POINT = (
+    "Half-deleted pictures look like nothing the network was trained on, so p may fall because they are odd. The "
+    "controls meet the same oddity; what counts is the distance to them, and the areas alone say little."
+)
+GAUSSIAN_POINT = (
+    "Of the Gaussian only the order counts. Photographs show their things in the middle, so it is a strong control, "
+    "and a map of few cells may not beat it."
+)
+RANDOMISED_POINT = (
+    "Randomised weights (Adebayo et al. 2018): the values of every learned tensor are permuted, and BatchNorm’s "
+    "statistics taken anew from the example pictures; without that such a network answers the same to everything."
+)

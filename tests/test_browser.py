@@ -850,3 +850,22 @@ def test_small_print_can_be_read(visit, explained, theme):
     assert [(text, round(ratio, 2)) for text, ratio in small if ratio < 4.5] == []
     explaining = page.evaluate(CONTRAST, "#model [class*=info], #weights [class*=info]")
     assert explaining and [(text, round(ratio, 2)) for text, ratio in explaining if ratio < 4.5] == []
+
+
+# Languages ------------------------------------------------------------------------------------------------------
+
+
+def test_chinese_and_english_each_whole(visit, explained):
+    """By the browser's language: what Gradio puts in and what the server writes, before and after an answer."""
+    small = explained("Large", FROG)
+    for locale, chinese in (("zh-CN", True), ("en-US", False)):
+        page = visit(locale=locale)
+        assert (page.locator("html").get_attribute("lang") == "zh-Hans") == chinese
+        example(page, FROG)
+        wait_for(page, small)
+        page.locator("#panel table").wait_for()
+        tabs, words = page.locator("#right [role=tab]").all_inner_texts(), page.locator("body").inner_text()
+        hanzi = [line for line in words.splitlines() if re.search(r"[\u4e00-\u9fff]", line)]
+        assert ("观察" in tabs) == ("门控值，每格一个通道" in words) == bool(hanzi) == chinese
+        for word in ("Picture", "Weights", "Explain", "Examples", "Block", "mattered most", "parameters", "Look"):
+            assert bool(re.search(rf"\b{word}\b", words)) == (not chinese), word

@@ -26,7 +26,7 @@ ALLOWED = {
 }  # fmt: skip
 VOID = {"img", "br"}
 ATTRIBUTES = {"class", "style", "src", "alt", "title", "tabindex", "scope", "colspan", "role"}
-ATTRIBUTES |= {f"data-{name}" for name in "block channel close columns file gates name open reference save z".split()}
+ATTRIBUTES |= {f"data-{n}" for n in "block channel close columns file gates name open reference save words z".split()}
 ATTRIBUTES |= {f"aria-{n}" for n in "expanded label live pressed valuemax valuemin valuenow".split()}
 
 
@@ -298,7 +298,7 @@ def test_single_cells_are_said_in_words(network):
         block.side == 1 for block in tiny.blocks
     ]
     spoken_for = next(k for k in range(10) if tiny.evidence(k).any())
-    assert "The last map is a single cell: it can't say where." in page.evidence(tiny, spoken_for)
+    assert "The last map is a single cell: it can’t say where." in page.evidence(tiny, spoken_for)
     assert not Page(f"<figure>{page.evidence(tiny, spoken_for)}</figure>").images
 
 

@@ -11,6 +11,8 @@ import mnv3
 from mnv3.faithfulness import published
 from mnv3.tables import Spec, multiply_adds, parameters
 
+pytest_plugins = ["app_server"]
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 REQUIREMENTS = (ROOT / "requirements.txt").read_text()
@@ -109,3 +111,43 @@ def test_every_example_has_its_source_and_licence():
     for picture in (ROOT / "examples").iterdir():
         if picture.suffix in (".jpg", ".png"):
             assert f"| `{picture.name}` |" in table
+
+
+def snippet(first):
+    """README's Python block that starts so."""
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if b.startswith(first))
+    return block
+
+
+def test_the_snippets_for_programs_run(app_url, monkeypatch):
+    """Line by line, against a running app, with what README says that the first call gives."""
+    monkeypatch.chdir(ROOT)
+    names, answers = {}, {}
+    for line in snippet("from gradio_client").replace("http://127.0.0.1:7860", app_url).splitlines():
+        if line.startswith("client."):
+            answers[re.search(r'api_name="/(\w+)"', line)[1]] = eval(line, names)
+        else:
+            exec(line, names)
+    assert set(answers) == {"predict", "explain", "compare", "trust", "models"}
+    said = re.search(r"^# (\{'label': 'frog', .*)…\}, …\]\}$", README, re.MULTILINE)[1]
+    assert str(answers["predict"]).startswith(said)
+    assert answers["explain"]["checkpoint"] == "cifar10-small" and answers["compare"]["agreement"]
+    assert {"here", "download"} <= {entry["state"] for entry in answers["models"]}
+
+
+def test_the_snippet_without_the_app_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(snippet("import mnv3\n\ncheckpoint"), names)
+    assert names["explanation"].top()[0].label == "frog"
+
+
+def test_what_was_decided_for_hosts_is_what_the_app_does():
+    import app
+
+    part = README.split("## Host it yourself")[1].split("## What a host can set")[0]
+    source = (ROOT / "app.py").read_text()
+    for words in ("run_history=False", "ssr_mode=False"):
+        assert words in part and words in source
+    assert f"queue(max_size={app.QUEUE})" in part and app.KEEP_FILES == (3600, 3600)
+    assert f"{app.MAX_UPLOAD.removesuffix('mb')} MB" in part and app.AT_ONCE == 2

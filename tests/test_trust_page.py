@@ -69,7 +69,7 @@ def made(deletion=(0.1, 0.3, 0.2), insertion=(0.8, 0.5, 0.6), correlations=(0.1,
 def test_everything_that_was_measured_is_said(explanation, index, trial):
     shown = whole(trust_page.trust(explanation, index, trial))
     for measure in ("deletion", "insertion"):
-        row = next(row for row in shown.rows if row.startswith(measure))
+        row = next(row for row in shown.rows if row.startswith(measure.title()))
         for kind in ("evidence", "random", "centred"):
             assert f"{trial.curves.areas(measure, kind).mean():.3f}" in row
     assert len(titles(shown)) == 2 and len([tag for tag, _ in shown.elements if tag == "polyline"]) == 6
