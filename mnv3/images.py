@@ -304,6 +304,8 @@ def _to_8_bits(values, full):
         return values
     if values.dtype.kind == "u":  # the high byte, as Pillow does for 16-bit RGB
         return (values >> 8).astype(np.uint8)
+    if values.dtype.kind == "i" and full == 65_535:  # 16 bits too, in a wider box: the same picture in either
+        return (values.clip(0, full) >> 8).astype(np.uint8)
     scaled = np.nan_to_num(values.astype(np.float32), nan=0, posinf=full, neginf=0) * (255 / full)
     return (np.clip(scaled, 0, 255) + 0.5).astype(np.uint8)
 
