@@ -159,6 +159,15 @@ def verdicts(data):
     return {claim.said: claim.verdict for claim in claims.claims(data)}
 
 
+def test_gates_of_the_articles_networks_stand_beside_the_papers(whole):
+    whole["runs"]["article-small"]["gates"] = {"spread": [0.02, 0.04]}
+    (gates,) = [claim for claim in claims.claims(whole) if "sigmoid gates are" in claim.said]
+    assert "its Large 0.200" in gates.number and "its Small 0.030" in gates.number and claims.TRAIN not in gates.how
+    del whole["runs"]["article-recipe-small"]
+    (gates,) = [claim for claim in claims.claims(whole) if "sigmoid gates are" in claim.said]
+    assert "the paper's Small" not in gates.number and claims.TRAIN in gates.how
+
+
 def test_without_figures_it_says_so_with_the_command_that_makes_them(whole):
     found = claims.claims({"runs": {}, "speed": {}})
     still = [claim for claim in found if claim.verdict == claims.OPEN]
