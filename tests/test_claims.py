@@ -3,12 +3,17 @@
 import argparse
 import copy
 import json
+import os
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from mnv3 import claims, claims_page
+from mnv3.catalogue import BUNDLED
 from mnv3.checkpoints import read_checkpoint
 from mnv3.data import open_source
 from mnv3.tables import Spec
@@ -87,6 +92,43 @@ def test_a_run_that_fails_does_not_keep_the_others(queue, tmp_path, monkeypatch,
     monkeypatch.setattr(bench, "run", lambda command: queue.append(command) or (1, False))
     assert bench.train("cifar10", tmp_path, "") == 1 and len(queue) == 2
     assert "failed: small, v2" in capsys.readouterr().out
+
+
+def test_a_signal_is_passed_on_and_the_command_waited_for():
+    """SIGTERM comes while the command runs; this process's own handlers are back afterwards."""
+    mine = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        handler = signal.getsignal(signal.SIGTERM)
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        assert bench.run([sys.executable, "-c", "import time; time.sleep(20)"]) == (-signal.SIGTERM, True)
+        assert bench.run([sys.executable, "-c", "raise SystemExit(3)"]) == (3, False)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, mine)
+
+
+def test_the_articles_networks_may_be_bundled_and_others_not(tmp_path):
+    assert bench.finished_folder(tmp_path, "article-large") == BUNDLED / "cifar10-article-large"
+    assert (BUNDLED / "cifar10-large").is_dir() and bench.finished_folder(tmp_path, "large") is None
+
+
+def test_what_was_evaluated_is_kept(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(bench, "open_source", lambda *_: "source")
+
+    def noted(folder, source, resolutions):
+        asked.append((folder.name, resolutions))
+        return {"held": 0.5}
+
+    monkeypatch.setattr(bench, "evaluated", noted)
+    for name in ("small-seed0", "small-seed1", "v2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text("{}" if name == "v2" else '{"test": {}}')
+    for _ in range(2):
+        bench.evaluate("cifar10", tmp_path)
+    assert asked == [("cifar10-article-large", False), ("small-seed0", True), ("small-seed1", False)]
+    assert json.loads((tmp_path / "small-seed1" / "evaluated.json").read_text()) == {"held": 0.5}
 
 
 def test_every_run_is_of_a_network_that_there_is():
