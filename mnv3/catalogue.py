@@ -82,7 +82,8 @@ FAMILIES = {  # what the app's Weights list shows, in the order in which the def
     "ImageNet · torchvision V1": ("torchvision/large-v1",),
     "ImageNet · timm, 21k-pretrained": ("timm/mobilenetv3_large_100.miil_in21k_ft_in1k",),
     "CIFAR-10 · bundled": ("cifar10-large", "cifar10-small"),
-    "CIFAR-10 · the article's": ("cifar10-article-large",),
+    "CIFAR-10 · the article's": ("cifar10-article-large", "cifar10-article-small"),
+    "CIFAR-10 · for comparison": ("cifar10-v2",),
 }
 IMAGENET = "ImageNet-1k, 1.28 million photographs"
 _failures: dict[str, str] = {}  # what failed since the start, and why, for the catalogue

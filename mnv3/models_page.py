@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from . import engine
+from . import claims_page, engine
 from .catalogue import IMAGENET, TIMM, TORCHVISION, Entry, published_top1, torchvision_weights
 from .checkpoints import Checkpoint
 from .errors import InputError
@@ -43,7 +43,7 @@ CSS = """
     border: 0 !important; padding: 1px 4px; }
   .mnv3 table.models td:not(:empty)::before { content: attr(data-label) ": "; opacity: .75; }
 }
-"""
+""" + claims_page.CSS
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ def _model(entry: Entry) -> Model:
 
 
 def overview(found: Sequence[Model]) -> str:
-    """Table, plots of accuracy against cost, and training curves."""
+    """Table, plots of accuracy against cost, training curves, and the article's claims."""
     return (
         f'<div class="mnv3">{table(found)}<p><small>{say(TO_FETCH)}</small></p>'
         f'<h3>{say("Accuracy against cost")}</h3>{accuracy_against_cost(found)}'
-        f"<h3>{say('How they were trained')}</h3>{training_curves(found)}</div>"
+        f"<h3>{say('How they were trained')}</h3>{training_curves(found)}{claims_page.section()}</div>"
     )
 
 

@@ -8,7 +8,7 @@ Spearman's rank correlation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 
@@ -39,16 +39,24 @@ def randomised(checkpoint: Checkpoint, seed: int, pictures: Tensor) -> Checkpoin
     for number, tensor in enumerate(model.parameters()):
         shuffled = torch.randperm(tensor.numel(), generator=generator(seed, number))
         tensor.copy_(tensor.flatten()[shuffled].view_as(tensor))
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    recalibrate(model, [pictures])
+    return replace(checkpoint, model=model)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Takes BatchNorm's statistics anew from these inputs, each (N, 3, H, W); the network is in eval mode after it."""
+    norms = [module for module in model.eval().modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over what it sees
         norm.train()
-    model(pictures)
+    for batch in batches:
+        model(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    return replace(checkpoint, model=model.eval())
+    model.eval()
 
 
 def evidence_maps(checkpoint: Checkpoint, pictures: Tensor, classes: Sequence[int]) -> np.ndarray:

@@ -168,7 +168,7 @@ class Spec:
         cls, variant: str = "large", width: float = 1.0, num_classes: int = 1000, strides: int = 0,
         minimalistic: bool = False,
     ) -> Spec:  # fmt: skip
-        """The paper's Large or Small, or MobileNetV2 (v2): `width` times as wide, `strides` of its strides of 2 at 1.
+        """Large, Small or MobileNetV2 (v2): `width` times as wide, its first `strides` strides of 2 set to 1.
 
         Width follows the paper's own figures, which torchvision's rule misses: an expansion is its
         ratio in the table times the *rounded* input, and the hidden layer never shrinks below 1.0.

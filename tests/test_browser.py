@@ -560,14 +560,14 @@ def test_a_click_while_the_last_one_is_worked_on_is_not_lost(page, explained):
 
 def models_tab(page):
     page.get_by_role("tab", name="Models").click()
-    page.locator("#models table").wait_for()
+    page.locator("#models table").first.wait_for()
     page.get_by_role("button", name="Use my own").click()
     page.locator("#own-said .hint").wait_for()
 
 
 def test_the_models_tab(page):
     models_tab(page)
-    text = page.locator("#models table").inner_text()
+    text = page.locator("#models table").first.inner_text()
     for name in ("cifar10-large", "cifar10-small", "torchvision/large-v2", "timm/mobilenetv3_small_100.lamb_in1k"):
         assert name in text
     for name in BLOCKS:

@@ -131,10 +131,19 @@ def test_every_view_has_words_for_v2(v2, small_checkpoint, example_pictures):
     assert "The map on trial" in trust_page.trust(one, best, trial)
 
 
-def test_v2s_gradient_of_the_head_is_autograds(v2, structured):
-    pooled = v2.model.pool(v2.model.features(structured(3, 32))).detach().requires_grad_(True)
-    v2.model.head(pooled)[:, 4].sum().backward()
-    torch.testing.assert_close(v2.model.head_gradient(pooled, 4), pooled.grad)
+@pytest.mark.parametrize("hidden", [0, 64])
+def test_the_heads_gradient_is_autograds(hidden, recalibrated, structured):
+    """V2's linear head, and one with a hidden layer whose ReLU6 is closed for some units and full for others."""
+    torch.manual_seed(0)
+    model = recalibrated(MobileNetV3(spec=replace(Spec.of("v2", 0.35, 10, 2), hidden=hidden)), structured(32, 32))
+    pooled = model.pool(model.features(structured(3, 32))).detach()
+    if hidden:
+        model.classifier[0].weight.mul_(300)
+        units = model.classifier[0](pooled)
+        assert (units < 0).any() and (units > 6).any() and ((units > 0) & (units < 6)).any()
+    pooled.requires_grad_(True)
+    model.head(pooled)[:, 4].sum().backward()
+    torch.testing.assert_close(model.head_gradient(pooled, 4), pooled.grad)
 
 
 def test_v2s_graph_says_what_torch_says_where_activations_pass_6(v2, structured):
