@@ -10,6 +10,8 @@ LAYOUT = """
 #title { padding: 0; } #title h1 { margin: 0; display: inline; font-size: 20px; }
 #title p { display: inline; margin-left: 12px; } #examples .gallery { gap: 4px; }
 #notes .html-container, #panel .html-container, #pictures .html-container { padding: 0; }
+footer :is(button, a, .divider) { color: var(--body-text-color) !important; opacity: .8; }
+#right .tab-wrapper button.selected { color: #c2410c; } .dark #right .tab-wrapper button.selected { color: #fb923c; }
 #many-shown .pending .hint { visibility: hidden; }
 :is(#notes, #pictures, #panel) [data-testid=status-tracker] > * { display: none; }
 @media (max-width: 640px) {
