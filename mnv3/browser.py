@@ -10,6 +10,9 @@ LAYOUT = """
 #title { padding: 0; } #title h1 { margin: 0; display: inline; font-size: 20px; }
 #title p { display: inline; margin-left: 12px; } #examples .gallery { gap: 4px; }
 #notes .html-container, #panel .html-container, #pictures .html-container { padding: 0; }
+footer :is(button, a, .divider) { color: var(--body-text-color) !important; opacity: .8; }
+#right .tab-wrapper button.selected { color: #c2410c; } .dark #right .tab-wrapper button.selected { color: #fb923c; }
+#many-shown .pending .hint { visibility: hidden; }
 :is(#notes, #pictures, #panel) [data-testid=status-tracker] > * { display: none; }
 @media (max-width: 640px) {
   #right .tab-wrapper button { padding: 0 7px; }
@@ -26,6 +29,12 @@ SAVE_FILE = """(file) => {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }"""
 HEAD = """<script>
+// what the browser can't draw has no torn icon: the sentence, or the picture as the network got it, stands beside it
+for (const [event, seen] of [["error", "hidden"], ["load", ""]])
+  document.addEventListener(event, ({ target }) => {
+    if (target.matches?.("#picture img")) target.style.visibility = seen;
+  }, true);
+// a screen reader asks for it
 if (navigator.language.startsWith("zh")) document.documentElement.lang = "zh-Hans";
 document.addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
@@ -42,4 +51,4 @@ document.addEventListener("paste", (event) => {
   };
   setTimeout(give, 50, 40);
 });
-</script>"""  # the language to read aloud; Ctrl+V anywhere, which Gradio itself hears only on its clipboard button
+</script>"""  # Ctrl+V anywhere, which Gradio itself hears only on its clipboard button

@@ -1,6 +1,7 @@
 """The app as visitors meet it: headless Chromium uploads, clicks, pastes and reads the answer from the page."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -66,10 +67,11 @@ def visit(chromium, returning, app_url):
         if not asked.url.startswith((app_url, "data:", "blob:")):
             wrong.append(f"request: {asked.url[:200]}")
 
-    def make(query="", **context):
+    def make(query="", script="", **context):
         if context or pages:
             contexts.append(chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **context}))
         page = (contexts[-1] if contexts else returning).new_page()
+        page.add_init_script(script)
         pages.append(page)
         page.set_default_timeout(PATIENCE)
         page.on("console", console)
@@ -869,3 +871,42 @@ def test_chinese_and_english_each_whole(visit, explained):
         assert ("观察" in tabs) == ("门控值，每格一个通道" in words) == bool(hanzi) == chinese
         for word in ("Picture", "Weights", "Explain", "Examples", "Block", "mattered most", "parameters", "Look"):
             assert bool(re.search(rf"\b{word}\b", words)) == (not chinese), word
+
+
+# The camera -----------------------------------------------------------------------------------------------------
+
+CAMERA = """
+const canvas = document.createElement('canvas'), brush = canvas.getContext('2d')
+canvas.width = canvas.height = 256
+const draw = () => {  // red on the left, blue on the right, for ever
+  brush.fillStyle = '#f00'; brush.fillRect(0, 0, 128, 256)
+  brush.fillStyle = '#00f'; brush.fillRect(128, 0, 128, 256)
+}
+setInterval(draw, 50); draw()
+navigator.mediaDevices.getUserMedia = async () => canvas.captureStream(20)
+navigator.mediaDevices.enumerateDevices = async () => [{deviceId: 'one', kind: 'videoinput', label: 'one', groupId: ''}]
+"""
+
+
+def bluer_side(shot):
+    """'left' or 'right', in a screenshot of a picture that is red on one side and blue on the other."""
+    pixels = np.array(Image.open(io.BytesIO(shot)).convert("RGB"), float)
+    height, width = pixels.shape[:2]
+    middle = pixels[height // 3 : height // 2]
+    blue = [(part[..., 2] - part[..., 0]).mean() for part in (middle[:, : width // 2], middle[:, width // 2 :])]
+    assert abs(blue[0] - blue[1]) > 50
+    return "left" if blue[0] > blue[1] else "right"
+
+
+def test_the_camera_its_picture_and_the_networks_have_one_handedness(visit):
+    page = visit(script=CAMERA)
+    page.get_by_label("Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#picture video')?.videoWidth == 256")
+    page.wait_for_timeout(300)
+    sides = [bluer_side(page.locator("#picture video").screenshot())]
+    page.get_by_label("capture photo").click()
+    page.locator("#pictures .big").first.wait_for()
+    for picture in ("#picture img", "#pictures .big"):
+        sides.append(bluer_side(page.locator(picture).first.screenshot()))
+    assert len(set(sides)) == 1, sides
