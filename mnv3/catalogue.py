@@ -32,7 +32,7 @@ from .checkpoints import (
     replace_file,
 )
 from .errors import InputError
-from .fetch import TIMEOUT, Progress, cached, fetch_repo
+from .fetch import TIMEOUT, Progress, cached, fetch_repo, is_repo_id
 from .images import Preprocessing
 from .tables import Spec
 
@@ -119,7 +119,7 @@ def _load(name: str | os.PathLike, progress: Progress | None) -> Checkpoint:
         raise InputError(f"There is no {name!r:.80}: torchvision has {', '.join(TORCHVISION)}.")
     if name and os.path.isdir(name):
         return _load_folder(Path(name))
-    if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name) or ".." in name or "--" in name:
+    if not is_repo_id(name):
         raise InputError(
             f"{name!r:.80} is no checkpoint: give {', '.join(bundled_names())}, {', '.join(TORCHVISION)}, "
             "a folder, or a Hub repo id such as 'user/repo'."

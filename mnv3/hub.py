@@ -25,7 +25,7 @@ from pathlib import Path
 from .card import model_card
 from .checkpoints import CARD, FILES, read_checkpoint
 from .errors import InputError
-from .fetch import TIMEOUT
+from .fetch import TIMEOUT, is_repo_id, limit_patience
 
 PUBLISHED = (*FILES, "curves.png", "confusion.png")  # not the saved state, nor anything else that lies in the folder
 LOGIN = "set HF_TOKEN or run `hf auth login`"
@@ -131,10 +131,8 @@ def _open_repo(api, repo: str, private: bool) -> set[str]:
     """The names of the repo's files, once it is there. Raises InputError and what the client raises."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
-    from huggingface_hub.utils import validate_repo_id
 
-    validate_repo_id(repo)
-    if repo.count("/") != 1:
+    if not is_repo_id(repo):
         raise HFValidationError
     if not get_token():
         raise LocalTokenNotFoundError
@@ -147,19 +145,13 @@ def _open_repo(api, repo: str, private: bool) -> set[str]:
 
 @contextmanager
 def _client():
-    """The client's API, which gives up after TIMEOUT seconds of silence, and draws and warns nothing."""
-    from huggingface_hub import HfApi, constants, set_client_factory
-    from huggingface_hub.utils import _http, are_progress_bars_disabled, logging
+    """The client's API, which soon gives up, and draws and warns nothing."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import are_progress_bars_disabled, logging
     from huggingface_hub.utils import disable_progress_bars as no_bars
     from huggingface_hub.utils import enable_progress_bars as bars_again
 
-    def limited():
-        client = _http.default_client_factory()
-        client.timeout = TIMEOUT
-        return client
-
-    if _http._GLOBAL_CLIENT_FACTORY is _http.default_client_factory:  # it waits for ever; a host's own is left alone
-        set_client_factory(limited)
+    limit_patience()
     # how the client hands bytes to httpx2 is its own business, also where warnings are errors
     warnings.filterwarnings("ignore", "Use 'content=", DeprecationWarning)
     level = logging.get_verbosity()

@@ -145,8 +145,8 @@ def private_caches(tmp_path, monkeypatch):
 @pytest.fixture
 def hub(private_caches, monkeypatch):
     """A stand-in for the Hub on 127.0.0.1; the installed client talks to it, with a cache of its own."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import close_session
+    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub.utils import _http, close_session
 
     with HubStandIn() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
@@ -154,7 +154,7 @@ def hub(private_caches, monkeypatch):
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         close_session()
         yield server
-        close_session()
+        set_client_factory(_http.default_client_factory)  # which mnv3.fetch has set
 
 
 @pytest.fixture(scope="session")

@@ -40,12 +40,16 @@ STATUS = {  # behaviour: status, error code, as the Hub sends them
 
 
 class HubStandIn:
-    """`behaviour`: "well", a key of STATUS ("gated" only for the files, as on the Hub), "silent" (accepts and never
+    """`limited`: how many requests are still refused with 429 and `retry_after` seconds, or limits(path) says which;
+    `renamed`: {old: new} repos.
+
+    `behaviour`: "well", a key of STATUS ("gated" only for the files, as on the Hub), "silent" (accepts and never
     answers), "drops" (breaks every connection), "forbids" (403 to whoever writes; reading goes well), "read-only" (says
     that the token is), "cuts" (breaks the connection half-way through each upload), or "cuts commits" (those)."""
 
     def __init__(self):
         self.repos, self.requests, self.behaviour = {}, [], "well"
+        self.limited, self.limits, self.retry_after, self.renamed = 0, lambda path: False, 1, {}
         self.private, self.created, self.commits, self.stored = set(), [], [], {}
         self.writing = threading.Event()  # whether uploads may go on; cleared, they wait
         self.writing.set()
@@ -129,6 +133,12 @@ class _Handler(BaseHTTPRequestHandler):
         """The path asked for, or None where the answer, or none, has been given already."""
         hub, path = self.hub, urlsplit(self.path).path
         hub.requests.append((self.command, path))
+        if hub.limited > 0 or hub.limits(path):
+            hub.limited -= 1
+            return self.answer(b"{}", 429, headers={"Retry-After": str(hub.retry_after)})
+        for old, new in hub.renamed.items():
+            if f"/{old}/" in path:
+                return self.answer(b"", 307, headers={"Location": path.replace(f"/{old}/", f"/{new}/")})
         if hub.behaviour == "silent":
             hub.released.wait(60)
         cut = hub.behaviour == "cuts commits" and "/commit/" in path

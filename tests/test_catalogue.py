@@ -7,6 +7,7 @@ import copy
 import hashlib
 import importlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -24,6 +25,7 @@ import timm
 import timm.data
 import torch
 import torchvision
+from huggingface_hub import constants
 
 import mnv3
 from mnv3 import InputError
@@ -414,6 +416,37 @@ def test_what_the_hub_refuses_is_said_in_words(repo, hub, trouble, said):
     hub.behaviour = trouble
     text = refusal("user/repo")
     assert "user/repo" in text and said in text and "HF_TOKEN" in text
+
+
+@pytest.mark.parametrize("refused, wait, turns", [(2, 1, None), (2, 0, None), (math.inf, 1, 3), (math.inf, 3600, 1)])
+def test_a_hub_that_is_asked_too_much_is_asked_again_when_it_says_and_not_for_ever(
+    repo, hub, same, monkeypatch, refused, wait, turns
+):
+    waited = []
+    monkeypatch.setattr("mnv3.fetch.time.sleep", waited.append)
+    hub.requests.clear()
+    hub.limited, hub.retry_after = refused, wait
+    if turns is None:
+        assert same(mnv3.load("user/repo")) and waited == [wait] * 2
+    else:
+        assert "too many requests" in refusal("user/repo")
+        assert len(hub.requests) == turns and waited == [wait] * (turns - 1)
+
+
+def test_a_hub_that_is_asked_too_much_in_the_middle_is_asked_again(repo, hub, same, monkeypatch):
+    waited = []
+    monkeypatch.setattr("mnv3.fetch.time.sleep", waited.append)
+    hub.limits = lambda path: "gates.safetensors" in path and not waited
+    assert same(mnv3.load("user/repo")) and len(waited) == 1
+    waited.clear()
+    hub.limits, hub.retry_after = lambda path: path.startswith("/store/"), 3600
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    assert "too many requests" in refusal("user/repo") and not waited
+
+
+def test_a_repo_that_was_renamed_is_found_where_it_is_now(repo, hub, same):
+    hub.renamed = {"user/old": "user/repo"}
+    assert same(mnv3.load("user/old"))
 
 
 def test_a_repo_that_is_not_there_is_not_found(hub):

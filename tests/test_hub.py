@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub_standin import TOKEN
-from huggingface_hub import ModelCard, set_client_factory
+from huggingface_hub import ModelCard
 from huggingface_hub.utils import _http
 
 import mnv3
@@ -25,12 +25,11 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Silence and retries take no time here; the client's factory, which hub.py sets, is put back."""
+    """Silence and retries take no time here."""
     sleep = time.sleep
-    monkeypatch.setattr("mnv3.hub.TIMEOUT", 1)
+    for module in ("hub", "fetch"):
+        monkeypatch.setattr(f"mnv3.{module}.TIMEOUT", 1)
     monkeypatch.setattr(_http.time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
-    yield
-    set_client_factory(_http.default_client_factory)
 
 
 @pytest.fixture(autouse=True)

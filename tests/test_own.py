@@ -185,12 +185,8 @@ PATHS = [
 
 
 @pytest.mark.parametrize("repo", PATHS)
-def test_what_is_no_repo_id_is_neither_opened_nor_fetched(repo, monkeypatch):
-    def fetched(*_):
-        raise AssertionError("asked the Hub")
-
-    monkeypatch.setattr(own, "fetch_repo", fetched)
-    assert "user/repo" in refused(own.from_hub, repo)
+def test_what_is_no_repo_id_is_neither_opened_nor_fetched(repo, hub):
+    assert "user/repo" in refused(own.from_hub, repo) and hub.requests == []
 
 
 def test_folders_that_look_like_repos_are_not_opened(hub, folder, monkeypatch):
@@ -235,10 +231,10 @@ def test_the_hosts_token_and_cache_open_nothing_for_visitors(hub, folder, monkey
     assert any("authorization" in map(str.lower, headers) for headers in seen), "this test could not have failed"
 
 
-@pytest.mark.parametrize("behaviour", ["not found", "gated", "overloaded", "drops"])
+@pytest.mark.parametrize("behaviour", ["not found", "gated", "overloaded", "drops", "limits"])
 def test_failures_of_the_hub_are_sentences_for_visitors(hub, folder, behaviour):
     hub.add("user/repo", folder)
-    hub.behaviour = behaviour
+    hub.behaviour, hub.limited, hub.retry_after = behaviour, 99 * (behaviour == "limits"), 3600
     words = refused(own.from_hub, "user/repo")
     assert "HF_TOKEN" not in words and "HF_HOME" not in words
 
