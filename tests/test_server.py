@@ -1,0 +1,94 @@
+"""What strangers try on the server: files of the host's, other origins, payloads that no page sends."""
+
+import base64
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import mnv3
+from mnv3.engine import EXAMPLES
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+pytest_plugins = ["app_server"]
+
+ROOT = Path(__file__).parent.parent
+FROG = {"url": "data:image/png;base64," + base64.b64encode((EXAMPLES / "frog.png").read_bytes()).decode()}
+SMALL = ["Small", "cifar10-small"]
+
+
+def bundled_answer():
+    """Label -> probability of the frog, by the package alone."""
+    checkpoint = mnv3.load(SMALL[1])
+    found = mnv3.explain(checkpoint, EXAMPLES / "frog.png").probabilities.tolist()
+    return dict(zip(checkpoint.labels, found, strict=True))
+
+
+def sent(app, path, data=None, **headers):
+    """(status, headers, body) of a request with headers of one's own."""
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(app.url + path, data, headers), timeout=60) as answer:
+            return answer.status, dict(answer.headers), answer.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers), error.read().decode(errors="replace")
+
+
+def joined(app, number, data):
+    """What the queue answers to a listener of the page's own, called past the page."""
+    session = f"stranger{number}"
+    body = {"data": data, "fn_index": number, "session_hash": session, "event_data": [1]}
+    status, text = app.post("/gradio_api/queue/join", body)
+    return app.get(f"/gradio_api/queue/data?session_hash={session}")[1] if status == 200 else text
+
+
+def test_nothing_of_the_host_shows_whatever_a_listener_is_sent_and_the_log_has_it(app):
+    """The listeners behind the page's buttons can be called by anyone, with anything: what they raise stays here."""
+    listeners = json.loads(app.get("/config")[1])["dependencies"]
+    answers = [joined(app, one["id"], [{"x": 1}] * len(one["inputs"])) for one in listeners]
+    answers += [str(app.call("predict", *payload)) for payload in (
+        [{"path": 5}, *SMALL, 5], [], [{"url": 5}, *SMALL, 5], [FROG, {"a": 1}, [], 5], [FROG, *SMALL, {"a": 1}],
+        [[], *SMALL, 5], [{"path": "x\0y"}, *SMALL, 5],
+    )]  # fmt: skip
+    for answer in answers:
+        for word in ("/root", "/home", "/tmp", str(ROOT), "site-packages", "Traceback", ".py", str(app.home)):
+            assert word not in answer, answer
+    assert sum('"error":null' in answer for answer in answers) > 3, "nothing unexpected was raised: nothing could show"
+    assert "Traceback" in app.log.read_text()
+    kind, answer = app.call("predict", FROG, *SMALL, 10)
+    said = {guess["label"]: guess["confidence"] for guess in answer[0]["confidences"]} if kind == "complete" else answer
+    assert said == pytest.approx(bundled_answer(), abs=1e-5), "a crash left a trace in the next answer"
+
+
+@pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png", ".env", "a/../../evil.png", "..%2fevil.png"])
+def test_an_upload_lands_where_uploads_do_whatever_it_is_called(app, name):
+    body = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\nx\r\n--x--\r\n'
+    multipart = {"Content_Type": "multipart/form-data; boundary=x"}
+    status, _, where = sent(app, "/gradio_api/upload", body.encode(), **multipart)
+    assert status == 200
+    (path,) = json.loads(where)
+    assert Path(path).resolve().parent.parent == (app.home / "gradio").resolve()
+
+
+def test_a_link_among_the_uploads_leads_nowhere(app):
+    folder = app.home / "gradio" / "links"
+    folder.mkdir(exist_ok=True)
+    (folder / "link.txt").symlink_to("/etc/passwd")
+    (folder / "folder").symlink_to("/etc")
+    for path in ("link.txt", "folder/passwd"):
+        status, _, body = sent(app, f"/gradio_api/file={folder}/{path}")
+        assert status in (403, 404) and "root:" not in body
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example"])
+def test_other_sites_may_not_read_what_a_local_app_answers(app, origin):
+    for path, data in (("/config", None), ("/gradio_api/call/models", b'{"data": []}')):
+        _, headers, _ = sent(app, path, data, Origin=origin, Content_Type="application/json")
+        assert "access-control-allow-origin" not in map(str.lower, headers)
+    _, headers, _ = sent(app, "/config", Origin="http://localhost:3000")
+    assert headers["access-control-allow-origin"] == "http://localhost:3000", "this test could not have failed"
