@@ -363,15 +363,15 @@ def fetch_button(weights: str):
 
 
 @in_their_language
-def fetch_here(weights: str, fetched: int, progress=gr.Progress()):  # noqa: B008
+def fetch_here(weights: str, times: int, progress=gr.Progress()):  # noqa: B008
     """Fetches for the page: a failure is a sentence in both tabs, and the page stays usable."""
     try:
         for entry in choice.missing(weights):
             fetched(entry, progress)
-        words, fetched = page.hint(say("The weights ‘{weights}’ are here.", weights=weights)), fetched + 1
+        words, times = page.hint(say("The weights ‘{weights}’ are here.", weights=weights)), times + 1
     except InputError as error:
         words = page.problem(str(error))
-    return words, words, fetched
+    return words, words, times
 
 
 def build_demo() -> gr.Blocks:

@@ -15,14 +15,17 @@ CSS = """
 
 
 def section() -> str:
-    """Every claim with its number, how it was measured and the verdict; below, what each network costs."""
+    """Every claim with its number, how it was measured and the verdict; below, what each network costs.
+
+    In English for everyone, and marked so: README's tables word for word.
+    """
     data = read()
     return (
-        "<h3>Claims</h3><p>What the article that this project grew from says of MobileNetV3, and what became of it. "
-        "Verdicts are computed wherever a number decides; README has the rules.</p>"
+        "<div lang='en'><h3>Claims</h3><p>What the article that this project grew from says of MobileNetV3, and what "
+        "became of it. Verdicts are computed wherever a number decides; README has the rules.</p>"
         f"{_table('models claims', HEAD, [_cells(claim) for claim in claims(data)])}"
         "<details><summary>What each network costs</summary>"
-        f"{_table('models', SWEEP_HEAD, [[escape(cell) for cell in row] for row in sweep(data)])}</details>"
+        f"{_table('models', SWEEP_HEAD, [[escape(cell) for cell in row] for row in sweep(data)])}</details></div>"
     )
 
 

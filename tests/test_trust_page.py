@@ -15,10 +15,13 @@ from mnv3.models_page import Model, accuracy_against_cost, log_of, models, overv
 from mnv3.plot import Axis, Line, Point, label_places, numbers, percent, powers
 from mnv3.tables import Spec, multiply_adds, parameters
 
-DRAWN = {"svg", "line", "polyline", "polygon", "circle", "text", "title", "h3", "h4", "ul", "li", "code"}
+DRAWN = {
+    "svg", "line", "polyline", "polygon", "circle", "text", "title", "h3", "h4", "ul", "li", "code", "details",
+    "summary",
+}  # fmt: skip
 DRAWING = {
     "viewbox", "aria-label", "aria-hidden", "x1", "x2", "y1", "y2", "x", "y", "cx", "cy", "r", "points", "text-anchor",
-    "width", "height", "data-label",
+    "width", "height", "data-label", "lang",
 }  # fmt: skip
 
 
