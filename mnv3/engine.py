@@ -33,6 +33,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 MOST_NUMBERS = 2**26  # in one map of a batch
 KEPT = 6  # loaded checkpoints; Large takes 22 MB
 MOST_APART = 1e-4  # a session's outputs from torch's
+THREADS = min(2, os.cpu_count() or 1)  # of a pass; its threads spin, so passes at a time take turns by pairs of cores:
+_turns = threading.Semaphore(max(1, (os.cpu_count() or 1) // THREADS))  # README, 'How fast', has both ways measured
 
 _lock = threading.Lock()
 _loaded: OrderedDict[str, Checkpoint] = OrderedDict()
@@ -127,7 +129,7 @@ class Session:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = min(2, os.cpu_count() or 1)
+        options.intra_op_num_threads = THREADS
         options.log_severity_level = 3
         opened = lambda written: onnxruntime.InferenceSession(written, options, ["CPUExecutionProvider"])  # noqa: E731
         self.explained = opened(graph.serialized(model))
@@ -150,7 +152,8 @@ class Session:
 
     def _pass(self, session, feed: dict[str, np.ndarray]) -> Pass:
         wanted = [graph.LOGITS, graph.FEATURES, *self.names["gates"], *self.names["energy"]]
-        logits, features, *rest = session.run(wanted, feed)
+        with _turns:
+            logits, features, *rest = session.run(wanted, feed)
         gates, energy = rest[: len(self.channels)], rest[len(self.channels) :]
         sides = [math.isqrt(e.shape[2]) for e in energy]  # pictures are square
         energy = [e.reshape(-1, 2, side, side) for e, side in zip(energy, sides, strict=True)]
@@ -159,7 +162,8 @@ class Session:
     def logits(self, inputs: torch.Tensor) -> np.ndarray:
         """Logits (N, K) alone."""
         feed = {graph.IMAGES: np.ascontiguousarray(inputs.numpy())}
-        return self.explained.run([graph.LOGITS], feed, self.only_logits)[0]
+        with _turns:
+            return self.explained.run([graph.LOGITS], feed, self.only_logits)[0]
 
 
 def fast(checkpoint: Checkpoint, wait: bool = False) -> Session | None:

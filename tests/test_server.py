@@ -56,8 +56,8 @@ def test_nothing_of_the_host_shows_whatever_a_listener_is_sent_and_the_log_has_i
         [[], *SMALL, 5], [{"path": "x\0y"}, *SMALL, 5],
     )]  # fmt: skip
     for answer in answers:
-        for word in ("/root", "/home", "/tmp", str(ROOT), "site-packages", "Traceback", ".py", str(app.home)):
-            assert word not in answer, answer
+        for word in ("/root", "/home", "/tmp", str(ROOT), "site-packages", "Traceback", '.py", line', str(app.home)):
+            assert word not in answer, (word, answer[-2000:])
     assert sum('"error":null' in answer for answer in answers) > 3, "nothing unexpected was raised: nothing could show"
     assert "Traceback" in app.log.read_text()
     kind, answer = app.call("predict", FROG, *SMALL, 10)

@@ -53,9 +53,9 @@ def ask(app: App, where: str, number: int) -> tuple[str, object]:
     return app.call("explain", sent, MODELS[number % 2], "CIFAR-10 · bundled", "")
 
 
-def told(answer: dict) -> str:
+def told(answer: list) -> str:
     """What tells one picture's explanation from another's."""
-    return json.dumps([answer["top"], answer["blocks"]], sort_keys=True)
+    return json.dumps([answer[0]["top"], answer[0]["blocks"]], sort_keys=True)
 
 
 class Crowd:

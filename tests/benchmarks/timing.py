@@ -9,14 +9,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+PAUSE = 0.05  # seconds
+
 
 def turns(ways: dict[str, Callable], rounds: int, warm_up: int, settle: int = 0, calls: int = 1) -> dict[str, list]:
-    """Milliseconds of every way in every round: the median of its calls, after `settle` in which the threads of
-    whoever ran before stop waiting for work. The first `warm_up` rounds are left out."""
+    """Milliseconds of every way in every round: the median of its calls, after a pause in which the threads of whoever
+    ran before stop spinning, and `settle` calls to be warm again. The first `warm_up` rounds are left out."""
     taken = {name: [] for name in ways}
     for number in range(warm_up + rounds):
         for name, way in ways.items():
             times = []
+            time.sleep(PAUSE)
             for _ in range(settle + calls):
                 began = time.perf_counter()
                 way()
