@@ -304,13 +304,22 @@ def tested_map(asked, answer: str, *on_show) -> str:
     return answer if asked == on_show else page.hint(say(trust_page.START))
 
 
-def weights_list(model: str, weights: str, mine: list[str] = ()):
-    """The Weights list of a model and the visitor's own, keeping the choice where it exists."""
-    choices = [(name, name) for name in choice.families(model)]
+def listed(model: str, mine: list[str]) -> list[tuple[str, str]]:
+    """What the Weights list has for a model, and the visitor's own: (title, name)."""
     others = [variant for variant in choice.variants() if variant != model]
-    choices += [(entry.title, entry.name) for entry in own.entries(mine) if entry.variant.title() not in others]
-    names = [name for _, name in choices]
-    return gr.Dropdown(choices=choices, value=weights if weights in names else choice.default_family())
+    fitting = [(entry.title, entry.name) for entry in own.entries(mine) if entry.variant.title() not in others]
+    return [*((name, name) for name in choice.families(model)), *fitting]
+
+
+def weights_list(model: str, weights: str, mine: list[str] = ()):
+    """The Weights list of a model and the visitor's own; the choice is left alone where it exists.
+
+    Sent back, it would undo what the visitor chose while the list was under way.
+    """
+    choices = listed(model, mine)
+    if weights in [name for _, name in choices]:
+        return gr.Dropdown(choices=choices)
+    return gr.Dropdown(choices=choices, value=choice.default_family())
 
 
 @in_their_language
@@ -351,7 +360,7 @@ def _opened_own(read: Callable[[], mnv3.Checkpoint], model: str, weights: str, m
     variant = checkpoint.spec.variant.title()
     model = variant if variant in choice.variants() else model
     words = say("{name} is open, for you alone, and chosen in Look, Compare and Trust.", name=checkpoint.name)
-    return page.hint(words), mine, gr.Radio(value=model), weights_list(model, name, mine)
+    return page.hint(words), mine, gr.Radio(value=model), gr.Dropdown(choices=listed(model, mine), value=name)
 
 
 @in_their_language

@@ -609,6 +609,7 @@ def test_use_my_own(visit, made, small_checkpoint):
     page.locator("#test-map").click()
     page.locator("#trust p", has_text="tiny (yours)").first.wait_for()
     page.get_by_role("radio", name="Large").check()  # which it is not: back to the list, where Small still has it
+    page.wait_for_function("document.querySelector('#weights input').value == 'CIFAR-10 · bundled'")
     page.get_by_role("tab", name="Look").click()
     page.locator("#notes", has_text="cifar10-large").wait_for()
     page.get_by_role("radio", name="Small").check()
