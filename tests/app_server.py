@@ -118,21 +118,23 @@ class App:
 
     def get(self, path):
         """GET a path, exactly as written: (status, body)."""
-        return self._request(urllib.request.Request(self.url + path))
+        return self.request(path)[::2]
 
     def post(self, path, body):
         """POST JSON: (status, body)."""
         data = json.dumps(body).encode()
-        return self._request(urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}))
+        return self.request(path, data, {"Content-Type": "application/json"})[::2]
 
-    def _request(self, request):
+    def request(self, path, data=None, headers=None):
+        """Any request, past every proxy: (status, headers, body)."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        request = urllib.request.Request(self.url + path, data, headers or {})
         try:
             with opener.open(request, timeout=120) as answer:
-                return answer.status, answer.read().decode(errors="replace")
+                return answer.status, dict(answer.headers), answer.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, error.read().decode(errors="replace")
+                return error.code, dict(error.headers), error.read().decode(errors="replace")
 
     def call(self, name, *data):
         """An endpoint as curl calls it, past every check of a client: ("complete", [output]) or ("error", sentence)."""

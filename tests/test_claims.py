@@ -322,3 +322,9 @@ def test_collecting_keeps_what_the_file_has_and_adds_what_was_finished(straight,
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n")
     assert "\nold\n" not in text and "| It has fewer" in text
+
+
+def test_speed_times_each_way_of_every_kind_of_network():
+    for spec in (Spec.of("v2", 0.35), Spec.of("small", 0.35)):
+        taken = bench.milliseconds(spec, 64, rounds=1)
+        assert tuple(taken) == claims.WAYS and min(taken.values()) > 0

@@ -4,6 +4,7 @@ import gc
 import logging
 import random
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -85,6 +86,18 @@ def test_logits_alone_are_the_passs(nets, structured):
         logits, milliseconds = engine.logits(checkpoint, inputs)
         np.testing.assert_allclose(logits, fast.logits, rtol=1e-5, atol=1e-6)
         assert milliseconds > 0
+
+
+def test_waiting_for_a_turn_is_not_the_networks_time(nets, structured, monkeypatch):
+    checkpoint, turns = nets["Small"], threading.Semaphore(1)
+    engine.fast(checkpoint, wait=True)
+    monkeypatch.setattr(engine, "_turns", turns)
+    with ThreadPoolExecutor(1) as pool:
+        with turns:
+            asked = pool.submit(engine.logits, checkpoint, structured(1, 64))
+            time.sleep(1)
+            assert not asked.done()
+        assert asked.result()[1] < 900
 
 
 def test_it_serves_once_it_is_ready_and_torch_until_then(nets, structured, monkeypatch):

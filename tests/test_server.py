@@ -3,8 +3,6 @@
 import base64
 import json
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -25,18 +23,6 @@ def bundled_answer():
     checkpoint = mnv3.load(SMALL[1])
     found = mnv3.explain(checkpoint, EXAMPLES / "frog.png").probabilities.tolist()
     return dict(zip(checkpoint.labels, found, strict=True))
-
-
-def sent(app, path, data=None, **headers):
-    """(status, headers, body) of a request with headers of one's own."""
-    headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(urllib.request.Request(app.url + path, data, headers), timeout=60) as answer:
-            return answer.status, dict(answer.headers), answer.read().decode(errors="replace")
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, dict(error.headers), error.read().decode(errors="replace")
 
 
 def joined(app, number, data):
@@ -68,8 +54,8 @@ def test_nothing_of_the_host_shows_whatever_a_listener_is_sent_and_the_log_has_i
 @pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png", ".env", "a/../../evil.png", "..%2fevil.png"])
 def test_an_upload_lands_where_uploads_do_whatever_it_is_called(app, name):
     body = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\nx\r\n--x--\r\n'
-    multipart = {"Content_Type": "multipart/form-data; boundary=x"}
-    status, _, where = sent(app, "/gradio_api/upload", body.encode(), **multipart)
+    multipart = {"Content-Type": "multipart/form-data; boundary=x"}
+    status, _, where = app.request("/gradio_api/upload", body.encode(), multipart)
     assert status == 200
     (path,) = json.loads(where)
     assert Path(path).resolve().parent.parent == (app.home / "gradio").resolve()
@@ -81,14 +67,14 @@ def test_a_link_among_the_uploads_leads_nowhere(app):
     (folder / "link.txt").symlink_to("/etc/passwd")
     (folder / "folder").symlink_to("/etc")
     for path in ("link.txt", "folder/passwd"):
-        status, _, body = sent(app, f"/gradio_api/file={folder}/{path}")
+        status, _, body = app.request(f"/gradio_api/file={folder}/{path}")
         assert status in (403, 404) and "root:" not in body
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example"])
 def test_other_sites_may_not_read_what_a_local_app_answers(app, origin):
     for path, data in (("/config", None), ("/gradio_api/call/models", b'{"data": []}')):
-        _, headers, _ = sent(app, path, data, Origin=origin, Content_Type="application/json")
+        _, headers, _ = app.request(path, data, {"Origin": origin, "Content-Type": "application/json"})
         assert "access-control-allow-origin" not in map(str.lower, headers)
-    _, headers, _ = sent(app, "/config", Origin="http://localhost:3000")
+    _, headers, _ = app.request("/config", headers={"Origin": "http://localhost:3000"})
     assert headers["access-control-allow-origin"] == "http://localhost:3000", "this test could not have failed"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from test_model import with_row
 from training_help import arguments
 
 import mnv3
@@ -63,20 +64,13 @@ def test_v2s_logits_are_torchvisions(theirs, scenes, disagreement):
     assert disagreement(ours(scenes), theirs(scenes)) < TIGHT
 
 
-def row(number, **changes):
-    """The spec with its row `number` (from 1) changed."""
-    return lambda spec: replace(
-        spec, rows=tuple(r._replace(**changes) if i == number else r for i, r in enumerate(spec.rows, 1))
-    )
-
-
 MUTANTS = {
     "V3's eps": lambda spec: replace(spec, eps=1e-3),
     "ReLU in the stem and the last convolution": lambda spec: replace(spec, act="RE"),
-    "ReLU in row 9": row(9, act="RE"),
-    "hard-swish in row 1": row(1, act="HS"),
-    "row 2 not strided": row(2, stride=1),
-    "row 15 strided": row(15, stride=2),
+    "ReLU in row 9": with_row(9, act="RE"),
+    "hard-swish in row 1": with_row(1, act="HS"),
+    "row 2 not strided": with_row(2, stride=1),
+    "row 15 strided": with_row(15, stride=2),
 }
 
 

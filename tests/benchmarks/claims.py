@@ -28,16 +28,15 @@ import torch
 from torch.nn import functional as F
 
 from mnv3 import claims, engine
-from mnv3.article import ARTICLE, network
+from mnv3.article import ARTICLE
 from mnv3.catalogue import BUNDLED
 from mnv3.checkpoints import Checkpoint, GateStatistics, read_checkpoint
 from mnv3.data import Pictures, Source, generator, open_source
-from mnv3.model import Network
 from mnv3.processes import machine
 from mnv3.randomised import recalibrate
 from mnv3.tables import multiply_adds
 from mnv3.training import predict, score
-from tests.benchmarks.speed import BareSession
+from tests.benchmarks.speed import BareSession, settled
 from tests.benchmarks.timing import medians, turns
 
 ROOT = Path(__file__).parent.parent.parent
@@ -190,20 +189,11 @@ def milliseconds(spec, side: int, rounds: int) -> dict:
     session, bare = engine.Session(model), BareSession(model)
     one, many = (torch.randn(n, 3, side, side) for n in (1, 32))
     runs = [
-        lambda: session.run(one, None, None), lambda: bare(one.numpy()),
-        lambda: session.run(many, None, None), lambda: bare(many.numpy()),
+        lambda: session.run(one), lambda: bare(one.numpy()),
+        lambda: session.run(many), lambda: bare(many.numpy()),
     ]  # fmt: skip
     ways = dict(zip(claims.WAYS, runs, strict=True))
     return medians(turns(ways, rounds, 1, 1, 3), 2)
-
-
-@torch.no_grad()
-def settled(spec, side: int) -> Network:
-    """The network, random but with BatchNorm's statistics of its own: no subnormal numbers, which would cost time."""
-    torch.manual_seed(0)
-    model = network(spec)
-    recalibrate(model, [torch.randn(16, 3, side, side)])
-    return model.requires_grad_(False)
 
 
 def speed(state: Path, rounds: int) -> int:

@@ -39,13 +39,11 @@ def picture(number: int, folder: Path) -> Path:
 
 def upload(app: App, path: Path) -> str:
     """Where Gradio stored the file."""
-    import urllib.request
-
     edge = b"mnv3"
     head = b'Content-Disposition: form-data; name="files"; filename="picture.png"\r\nContent-Type: image/png\r\n\r\n'
     body = b"--" + edge + b"\r\n" + head + path.read_bytes() + b"\r\n--" + edge + b"--\r\n"
     kind = {"Content-Type": f"multipart/form-data; boundary={edge.decode()}"}
-    return json.loads(app._request(urllib.request.Request(app.url + "/gradio_api/upload", body, kind))[1])[0]
+    return json.loads(app.request("/gradio_api/upload", body, kind)[2])[0]
 
 
 def ask(app: App, where: str, number: int) -> tuple[str, object]:

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 
 from mnv3 import engine, graph
+from mnv3.article import ArticleSpec, network
 from mnv3.checkpoints import Checkpoint
 from mnv3.images import Preprocessing
-from mnv3.model import MobileNetV3
+from mnv3.model import MobileNetV3, Network
 from mnv3.processes import machine
+from mnv3.randomised import recalibrate
+from mnv3.tables import Spec
 from tests.benchmarks.timing import against, medians, report, turns
 
 RESULT = Path(__file__).with_name("speed.json")
@@ -49,19 +52,21 @@ class BareSession:
         return self.session.run(["logits"], {"images": images})[0]
 
 
-def checkpoint(variant: str, width: float = 1.0) -> Checkpoint:
-    """The network at its full size: weights don't change how long it takes, but subnormal numbers would."""
+def settled(spec: Spec | ArticleSpec, side: int) -> Network:
+    """The network with random weights, which don't change how long it takes, and with BatchNorm's statistics of its
+    own: without them its numbers would be subnormal, which would."""
     torch.manual_seed(0)
-    model = MobileNetV3(variant, width)
-    with torch.no_grad():
-        model.train()(torch.randn(16, 3, 224, 224))
-        for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
-            norm.momentum = None
-            norm.reset_running_stats()
-        model(torch.randn(16, 3, 224, 224))
+    model = network(spec)
+    recalibrate(model, [torch.randn(16, 3, side, side)])
+    return model.requires_grad_(False)
+
+
+def checkpoint(variant: str, width: float = 1.0) -> Checkpoint:
+    """The network at its full size."""
+    model = settled(Spec.of(variant, width), 224)
     prepared = Preprocessing(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     labels = tuple(map(str, range(1000)))
-    return Checkpoint(f"random {variant}", model.eval().requires_grad_(False), labels, prepared, "nothing")
+    return Checkpoint(f"random {variant}", model, labels, prepared, "nothing")
 
 
 def torchvision_with_hooks(variant: str, ours: MobileNetV3):
