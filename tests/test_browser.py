@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import mnv3
-from mnv3 import classes
+from mnv3 import classes, compare
 from mnv3.checkpoints import read_checkpoint
 from mnv3.faithfulness import put_to_trial
 
@@ -717,17 +717,15 @@ def test_many_pictures_at_once(page, explained, tmp_path):
 
 
 def test_a_cancelled_comparison_leaves_the_page_usable(page, explained, tmp_path):
-    pictures = []
-    slow = Image.new("RGB", (5000, 5000), "teal")  # a small file that takes long to decode
-    slow.save(tmp_path / "slow.png", compress_level=1)
-    for number in range(40):
-        pictures.append(shutil.copy(tmp_path / "slow.png", tmp_path / f"{number}.png"))
+    slow = tmp_path / "slow.png"  # a small file that takes long to decode, as often as may be: time enough for the click
+    Image.new("RGB", (6300, 6300), "teal").save(slow, compress_level=1)
+    pictures = [shutil.copy(slow, tmp_path / f"{number}.png") for number in range(compare.MOST_PICTURES)]
     many(page, pictures)
-    page.locator("#many-shown .hint", has_text="of 40 pictures").wait_for()
+    page.locator("#many-shown .hint", has_text=f"of {len(pictures)} pictures").wait_for()
     page.locator("#many-cancel").click()
     page.wait_for_timeout(2500)  # what was under way has ended
     words = page.locator("#many-shown .hint").inner_text()
-    assert not words.startswith("40 of 40"), "it was done before it was cancelled"
+    assert not words.startswith(f"{len(pictures)} of"), "it was done before it was cancelled"
     page.wait_for_timeout(2500)
     assert page.locator("#many-shown .hint").inner_text() == words
     page.get_by_role("tab", name="Look").click()
