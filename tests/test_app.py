@@ -571,18 +571,20 @@ def test_the_command_of_the_readme(tmp_path, bundled):
     assert "Traceback" not in server.log.read_text()
 
 
-@pytest.mark.parametrize(
-    "name, value, words",
-    [
-        ("MNV3_WEIGHTS", "no such", "MNV3_WEIGHTS has 'no such'"), ("MNV3_OWN", "perhaps", "open or closed"),
-        ("MNV3_OFFERED", "cifar10-small; x", "'x'"),
-    ],
-)  # fmt: skip
-def test_a_hosts_mistake_is_one_sentence_at_the_start(name, value, words):
-    environment = {**os.environ, name: value}
+def test_a_hosts_mistake_ends_the_command_with_one_sentence():
+    environment = {**os.environ, "MNV3_WEIGHTS": "no such"}
     ended = subprocess.run([sys.executable, ROOT / "app.py"], env=environment, capture_output=True, timeout=180)
     (line,) = ended.stderr.decode().splitlines()
-    assert ended.returncode == 2 and line.startswith("app.py: ") and words in line
+    assert ended.returncode == 2 and line.startswith("app.py: ") and "MNV3_WEIGHTS has 'no such'" in line
+
+
+@pytest.mark.parametrize(
+    "name, value, words", [("MNV3_OWN", "perhaps", "open or closed"), ("MNV3_OFFERED", "cifar10-small; x", "'x'")]
+)
+def test_every_mistake_of_a_host_is_one_sentence_at_the_start(hosted, capsys, name, value, words):
+    assert hosted(**{name: value}).main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("app.py: ") and words in line
 
 
 def test_mcp_without_the_package_it_needs(hosted, monkeypatch, capsys):

@@ -717,7 +717,7 @@ def test_many_pictures_at_once(page, explained, tmp_path):
 
 
 def test_a_cancelled_comparison_leaves_the_page_usable(page, explained, tmp_path):
-    slow = tmp_path / "slow.png"  # a small file that takes long to decode, as often as may be: time enough for the click
+    slow = tmp_path / "slow.png"  # small, but long to decode; so many are not done before the click
     Image.new("RGB", (6300, 6300), "teal").save(slow, compress_level=1)
     pictures = [shutil.copy(slow, tmp_path / f"{number}.png") for number in range(compare.MOST_PICTURES)]
     many(page, pictures)

@@ -7,7 +7,7 @@
     python -m tests.benchmarks.claims collect     # what is there so far into claims.json and README
 
 --data says where CIFAR-10 lies, --state where the runs do (runs/claims). `train` does what is not finished yet, one run
-after the other, smallest first, each resumed if it was begun.
+after the other, each resumed if it was begun.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Job(NamedTuple):
 
 
 def jobs() -> list[Job]:
-    """Smallest first; of the ablation a whole seed before the next, so that what is there can be compared."""
+    """In the order in which they fill the table: of the ablation a whole seed before the next, and its later seeds
+    last, since a claim has its number from the first one on."""
     small = [
         Job(f"{variant}-seed{seed}", f"--variant {variant} {SHORT} --seed {seed}")
         for seed in range(claims.SEEDS)
@@ -72,7 +73,7 @@ def jobs() -> list[Job]:
         Job("article-large", f"{BY_ARTICLE} --variant article-large"),
     ]
     largest = Job("article-small", f"{BY_ARTICLE} --variant article-small --lr 0.01")
-    return [*articles, *widths, *first, *rest, *ends, largest]
+    return [*articles, *first, *ends, *widths, largest, *rest]
 
 
 def finished(folder: Path) -> bool:
