@@ -32,7 +32,7 @@ from .checkpoints import (
     replace_file,
 )
 from .errors import InputError
-from .fetch import TIMEOUT, Progress, cached, fetch_repo, is_repo_id
+from .fetch import TIMEOUT, Progress, cached, damaged, fetch_repo, is_repo_id
 from .images import Preprocessing
 from .tables import Spec
 
@@ -281,7 +281,9 @@ def _load_timm(repo: str, progress: Progress | None) -> Checkpoint:
         raise InputError(f"{repo} pads asymmetrically, as TensorFlow does, which this network can't: choose another.")
     if repo not in TIMM:
         raise InputError(f"{repo} is not among timm's weights that are known here: {', '.join(TIMM)}.")
-    folder = cached(repo) or fetch_repo(repo, (CONFIG, WEIGHTS), progress)  # these repos don't change
+    folder = cached(repo)  # as it is, since these repos don't change
+    if not folder or damaged(folder):
+        folder = fetch_repo(repo, (CONFIG, WEIGHTS), progress)
     spec = replace(Spec.of(TIMM[repo][0]), eps=1e-5)
     try:
         preprocessing = timm_preprocessing(json.loads((folder / CONFIG).read_text())["pretrained_cfg"])
