@@ -240,6 +240,8 @@ def _reporting(progress: Progress | None, before: int, size: int, pace: _Pace):
     from tqdm import tqdm
 
     class Reporting(tqdm):
+        monitor_interval = 0  # else a thread for each such class, for ever
+
         def __init__(self, *args, **kwargs):
             kwargs.pop("name", None)
             super().__init__(*args, **{**kwargs, "disable": False, "file": io.StringIO()})

@@ -126,6 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.drop()
         body, path = self.body(), self.arrived()
         self.hub.writing.wait(60)
+        if not path:
+            return
         assert sha256(body) == path.removeprefix("/store/")
         self.hub.stored[sha256(body)] = body
         self.answer(b"")

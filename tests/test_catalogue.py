@@ -171,12 +171,10 @@ def test_file_names_are_torchvisions_so_that_one_download_serves_both(name):
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision_weights_in_its_cache_load_by_name(
-    name, torchvisions, no_network, example_pictures, structured, disagreement
+    name, torchvisions, in_torchs_cache, no_network, example_pictures, structured, disagreement
 ):
     theirs = torchvisions[TORCHVISION[name]]
-    path = module.TORCHVISION[name].path
-    path.parent.mkdir(parents=True)
-    torch.save(theirs.state_dict(), path)
+    in_torchs_cache(name, theirs.state_dict())
     checkpoint, pictures = mnv3.load(name), structured(4, 64, seed=3)
     assert entry(name).state == "here" and checkpoint.name == name and checkpoint.gates is None
     assert disagreement(*both(checkpoint.model, theirs, pictures)) < 1e-9
@@ -198,10 +196,10 @@ class Trap:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_hostile_pickle_in_the_cache_is_refused_and_never_run(no_network, tmp_path, zipped):
-    path, marker = module.TORCHVISION["torchvision/small"].path, tmp_path / "ran"
-    path.parent.mkdir(parents=True)
-    torch.save({"features.0.0.weight": Trap(marker)}, path, _use_new_zipfile_serialization=zipped)
+def test_a_hostile_pickle_in_the_cache_is_refused_and_never_run(in_torchs_cache, no_network, tmp_path, zipped):
+    marker = tmp_path / "ran"
+    hostile = {"features.0.0.weight": Trap(marker)}
+    path = in_torchs_cache("torchvision/small", hostile, _use_new_zipfile_serialization=zipped)
     kept = Path(shutil.copy(path, tmp_path / "kept.pth"))
     text = refusal("torchvision/small")
     assert not marker.exists()
@@ -212,11 +210,15 @@ def test_a_hostile_pickle_in_the_cache_is_refused_and_never_run(no_network, tmp_
 
 
 @pytest.mark.parametrize("content", [{"features.0.0.weight": torch.zeros(16, 3, 3, 3)}, {"a": 1}, [1, 2], None])
-def test_another_networks_file_in_the_cache_is_refused(no_network, content):
-    path = module.TORCHVISION["torchvision/small"].path
-    path.parent.mkdir(parents=True)
-    torch.save(content, path)
+def test_another_networks_file_in_the_cache_is_refused(in_torchs_cache, no_network, content):
+    in_torchs_cache("torchvision/small", content)
     refusal("torchvision/small")
+
+
+def test_a_changed_byte_in_torchs_cache_is_noticed(in_torchs_cache, torchvisions, no_network):
+    path = in_torchs_cache("torchvision/small", torchvisions["Small"].state_dict())
+    harm(path, "changed")
+    assert "damaged" in refusal("torchvision/small") and not path.exists()
 
 
 class FileServer:
@@ -352,8 +354,10 @@ def test_a_hub_repo_loads_by_its_id(repo, hub, same):
 
 
 def test_fetching_from_the_hub_tells_its_progress_in_bytes(repo):
-    calls = []
+    calls, monitors = [], lambda: [thread for thread in threading.enumerate() if type(thread).__name__ == "TMonitor"]
+    before = len(monitors())
     mnv3.load("user/repo", progress=lambda done, total: calls.append((done, total)))
+    assert len(monitors()) == before  # tqdm's threads, which never end
     most = sum(path.stat().st_size for path in repo.iterdir() if path.suffix != ".bin")
     least = (repo / "model.safetensors").stat().st_size
     assert len(calls) > 5 and calls[-1][0] == calls[-1][1] and least <= calls[-1][1] <= most
