@@ -32,7 +32,7 @@ from .checkpoints import (
     replace_file,
 )
 from .errors import InputError
-from .fetch import TIMEOUT, Progress, cached, fetch_repo, is_repo_id
+from .fetch import TIMEOUT, Progress, cached, damaged, fetch_repo, is_repo_id
 from .images import Preprocessing
 from .tables import Spec
 
@@ -63,6 +63,11 @@ class _Torchvision:
     def path(self) -> Path:
         """Where torchvision itself would keep the file, so one download serves both."""
         return Path(torch.hub.get_dir()) / "checkpoints" / self.file
+
+    @property
+    def digest(self) -> str:
+        """What the SHA-256 of the file begins with."""
+        return Path(self.file).stem.rsplit("-", 1)[1]
 
 
 TORCHVISION = {
@@ -199,8 +204,11 @@ def published_top1(weights) -> float:
 def _load_torchvision(name: str, progress: Progress | None) -> Checkpoint:
     source, weights = TORCHVISION[name], torchvision_weights(name)
     if not source.path.is_file():
-        _download(weights.url, source.path, name, progress)
+        _download(weights.url, source, name, progress)
     try:
+        with open(source.path, "rb") as file:  # torch itself does not notice a changed byte
+            if not hashlib.file_digest(file, "sha256").hexdigest().startswith(source.digest):
+                raise ValueError
         tensors = torch.load(source.path, weights_only=True, map_location="cpu")
         if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
             raise TypeError
@@ -232,11 +240,11 @@ def from_torchvision_v2(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return renamed
 
 
-def _download(url: str, path: Path, name: str, progress: Progress | None) -> None:
-    """Fetches url to path; the file appears only when whole and when its hash begins as its name says."""
+def _download(url: str, source: _Torchvision, name: str, progress: Progress | None) -> None:
+    """Fetches url to its path; the file appears only when whole and when its hash begins as its name says."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lambda temporary: _stream(url, temporary, name, path.stem.rsplit("-", 1)[1], progress))
+        source.path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(source.path, lambda temporary: _stream(url, temporary, name, source.digest, progress))
     except OSError:  # what the network does wrong is a sentence already
         raise InputError(f"{name} can't be kept, since its cache can't be written: set TORCH_HOME.") from None
 
@@ -281,7 +289,9 @@ def _load_timm(repo: str, progress: Progress | None) -> Checkpoint:
         raise InputError(f"{repo} pads asymmetrically, as TensorFlow does, which this network can't: choose another.")
     if repo not in TIMM:
         raise InputError(f"{repo} is not among timm's weights that are known here: {', '.join(TIMM)}.")
-    folder = cached(repo) or fetch_repo(repo, (CONFIG, WEIGHTS), progress)  # these repos don't change
+    folder = cached(repo)  # as it is, since these repos don't change
+    if not folder or damaged(folder):
+        folder = fetch_repo(repo, (CONFIG, WEIGHTS), progress)
     spec = replace(Spec.of(TIMM[repo][0]), eps=1e-5)
     try:
         preprocessing = timm_preprocessing(json.loads((folder / CONFIG).read_text())["pretrained_cfg"])

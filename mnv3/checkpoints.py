@@ -19,6 +19,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +43,7 @@ CONFIG, WEIGHTS, GATES, METRICS, CARD, LOG = (
 )  # fmt: skip
 FILES = (CONFIG, WEIGHTS, GATES, METRICS, CARD, LOG)  # what a checkpoint consists of; the first two must be there
 MAX_JSON_BYTES = 8_000_000
+MAX_HEADER_BYTES = 1_000_000  # of a safetensors file; Large's takes 40,000
 MAX_WEIGHT_BYTES = 500_000_000
 MAX_MAP = 2**25  # numbers in one map, 134 MB: a causal batch holds L + 2 of them
 MAX_LABEL_LENGTH = 200
@@ -236,13 +238,24 @@ def _read_json(path: Path) -> dict:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise InputError(f"{path.name} has {path.stat().st_size:,} bytes: at most {MAX_JSON_BYTES:,} are read.")
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(path.read_bytes(), object_pairs_hook=partial(_each_once, path.name))
         _json(data)  # refuses NaN, infinity (1e999 too) and lone surrogates, which could not be written again
+    except InputError:
+        raise
     except (ValueError, RecursionError):
         raise InputError(f"{path.name} is not valid JSON: fetch or write it again.") from None
     if not isinstance(data, dict):
         raise InputError(f"{path.name} must hold an object, not a {type(data).__name__}.")
     return data
+
+
+def _each_once(file: str, pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object, of which readers otherwise take the first or the last of a key that comes twice, each its own."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise InputError(f"{file} has the key {twice[:100]!r} more than once: write it again with each key once.")
+    return found
 
 
 def build(spec: Spec | ArticleSpec, tensors: Mapping[str, Tensor]) -> Network:
@@ -315,11 +328,18 @@ def _open_safetensors(path: Path, most: int, framework: str = "pt"):
     if path.stat().st_size > most:
         raise InputError(f"{path.name} has {path.stat().st_size:,} bytes: at most {most:,} are read.")
     with open(path, "rb") as file:
-        start = file.read(64)
+        start = file.read(8 + MAX_HEADER_BYTES)
     if start.startswith(b"version https://git-lfs"):
         raise InputError(f"{path.name} is a Git LFS pointer, not the weights: run 'git lfs pull' in its folder.")
-    if len(start) < 8 or struct.unpack("<Q", start[:8])[0] > MAX_JSON_BYTES:
-        raise InputError(f"{path.name} is cut off or not a safetensors file: fetch it again.")
+    try:
+        (size,) = struct.unpack_from("<Q", start)
+        if size > MAX_HEADER_BYTES:
+            raise ValueError
+        json.loads(start[8 : 8 + size], object_pairs_hook=partial(_each_once, path.name))
+    except InputError:
+        raise
+    except (struct.error, ValueError, RecursionError):  # a header that is cut off is no JSON
+        raise InputError(f"{path.name} is cut off or not a safetensors file: fetch it again.") from None
     return safetensors.safe_open(path, framework)
 
 

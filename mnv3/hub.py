@@ -25,7 +25,7 @@ from pathlib import Path
 from .card import model_card
 from .checkpoints import CARD, FILES, read_checkpoint
 from .errors import InputError
-from .fetch import TIMEOUT, is_repo_id, limit_patience
+from .fetch import TIMEOUT, is_repo_id, limit_patience, patiently
 
 PUBLISHED = (*FILES, "curves.png", "confusion.png")  # not the saved state, nor anything else that lies in the folder
 LOGIN = "set HF_TOKEN or run `hf auth login`"
@@ -39,12 +39,12 @@ def check_write(repo: str, private: bool = False) -> None:
     """
     try:
         with _client() as api:
-            made_with = api.whoami().get("auth", {}).get("accessToken", {})
+            made_with = patiently(api.whoami).get("auth", {}).get("accessToken", {})
             if made_with.get("role") == "read":
                 raise InputError("the token is read-only: make one with write access on the Hub's settings page")
             _open_repo(api, repo, private)
             # create_repo is content with a repo that is there and may not be written to; this asks for the right itself
-            api.auth_check(repo, write=True)
+            patiently(lambda: api.auth_check(repo, write=True))
     except Exception as error:  # whatever httpx2 raises, and what the Hub refuses
         raise InputError(f"{repo!r:.100} can't be published to, since {_reason(repo, error)}.") from None
 
@@ -114,11 +114,16 @@ def _send(contents: dict[str, bytes], folder: str | os.PathLike, repo: str, priv
     try:
         with _client() as api:
             there = _open_repo(api, repo, private)
-            # buffers go by plain HTTP, whose time limits are ours and which the tests can follow; Xet takes only paths
-            files = [CommitOperationAdd(name, io.BytesIO(data)) for name, data in sorted(contents.items())]
             # an older checkpoint's gates must not stay beside these weights
             stale = [CommitOperationDelete(name) for name in PUBLISHED if name in there and name not in contents]
-            return api.create_commit(repo, [*files, *stale], commit_message=message).commit_url
+
+            def commit():
+                # buffers go by plain HTTP, whose time limits are ours and which the tests can follow; Xet takes only
+                # paths. New ones each time, since the client leaves one that it couldn't send at its end
+                files = [CommitOperationAdd(name, io.BytesIO(data)) for name, data in sorted(contents.items())]
+                return api.create_commit(repo, [*files, *stale], commit_message=message)
+
+            return patiently(commit).commit_url
     except Exception as error:  # whatever httpx2 raises, and what the Hub refuses
         again = f"python -m mnv3.hub push {shlex.quote(str(folder))} {shlex.quote(repo)}{' --private' * private}"
         raise InputError(
@@ -136,8 +141,9 @@ def _open_repo(api, repo: str, private: bool) -> set[str]:
         raise HFValidationError
     if not get_token():
         raise LocalTokenNotFoundError
-    api.create_repo(repo, private=private or None, exist_ok=True)  # None: as the namespace has it by default
-    found = api.model_info(repo, timeout=TIMEOUT)
+    # None: as the namespace has it by default
+    patiently(lambda: api.create_repo(repo, private=private or None, exist_ok=True))
+    found = patiently(lambda: api.model_info(repo, timeout=TIMEOUT))
     if private and not found.private:
         raise InputError("the repo is there already and public: make it private on the Hub, or choose another name")
     return {file.rfilename for file in found.siblings or []}

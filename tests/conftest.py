@@ -1,7 +1,10 @@
 """What several test files share: pictures, random networks that tell them apart, a Hub on this machine."""
 
+import hashlib
+import io
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the test processes share the cores, a thread each
@@ -143,6 +146,23 @@ def private_caches(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def in_torchs_cache(private_caches, monkeypatch):
+    """in_torchs_cache(name, content) puts weights there, under a name with their own hash, and returns the path."""
+    from mnv3.catalogue import TORCHVISION
+
+    def put(name, content, **options):
+        torch.save(content, kept := io.BytesIO(), **options)
+        file = f"net-{hashlib.sha256(kept.getvalue()).hexdigest()[:8]}.pth"
+        monkeypatch.setitem(TORCHVISION, name, replace(TORCHVISION[name], file=file))
+        path = TORCHVISION[name].path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(kept.getvalue())
+        return path
+
+    return put
+
+
+@pytest.fixture
 def hub(private_caches, monkeypatch):
     """A stand-in for the Hub on 127.0.0.1; the installed client talks to it, with a cache of its own."""
     from huggingface_hub import constants, set_client_factory
@@ -160,8 +180,6 @@ def hub(private_caches, monkeypatch):
 @pytest.fixture(scope="session")
 def small_checkpoint(structured, recalibrated):
     """small_checkpoint(name="tiny") -> a narrow Small for ten classes, with gate statistics and metrics."""
-    from dataclasses import replace
-
     from mnv3.checkpoints import Checkpoint, GateStatistics
     from mnv3.images import Preprocessing
     from mnv3.model import MobileNetV3

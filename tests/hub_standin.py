@@ -45,7 +45,8 @@ class HubStandIn:
 
     `behaviour`: "well", a key of STATUS ("gated" only for the files, as on the Hub), "silent" (accepts and never
     answers), "drops" (breaks every connection), "forbids" (403 to whoever writes; reading goes well), "read-only" (says
-    that the token is), "cuts" (breaks the connection half-way through each upload), or "cuts commits" (those)."""
+    that the token is), "cuts" (breaks the connection half-way through each upload), "cuts commits" (those), or, of what
+    it stores, sends "half" and closes, "stalls" before the first byte, or sends "drops of it" for ever."""
 
     def __init__(self):
         self.repos, self.requests, self.behaviour = {}, [], "well"
@@ -125,6 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.drop()
         body, path = self.body(), self.arrived()
         self.hub.writing.wait(60)
+        if not path:
+            return
         assert sha256(body) == path.removeprefix("/store/")
         self.hub.stored[sha256(body)] = body
         self.answer(b"")
@@ -234,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
     def file(self, path):
         if path.startswith("/store/"):
             stored = {sha256(data): data for files in self.hub.repos.values() for data in files.values()}
-            return self.answer(stored[path.removeprefix("/store/")])
+            return self.send_stored(stored[path.removeprefix("/store/")])
         user, repo, _, _, name = path.strip("/").split("/", 4)
         files = self.hub.repos.get(f"{user}/{repo}")
         if files is None:
@@ -247,6 +250,21 @@ class _Handler(BaseHTTPRequestHandler):
         large = {"X-Linked-ETag": f'"{sha256(data)}"', "X-Linked-Size": str(len(data))}
         store = self.hub.url.replace("127.0.0.1", "localhost")  # another host, as the Hub's store is
         return self.answer(b"", 302, headers={**headers, **large, "Location": f"{store}/store/{sha256(data)}"})
+
+    def send_stored(self, data):
+        behaviour = self.hub.behaviour
+        if self.command == "HEAD" or behaviour not in ("half", "stalls", "drops of it"):
+            return self.answer(data)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if behaviour == "half":
+            self.wfile.write(data[: len(data) // 2])
+        while behaviour == "drops of it" and not self.hub.released.wait(0.1):
+            self.wfile.write(data[:100])
+        if behaviour == "stalls":
+            self.hub.released.wait(60)
+        self.drop()
 
     def answer(self, data, status=200, error="", headers=None):
         self.send_response(status)

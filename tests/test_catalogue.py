@@ -25,6 +25,7 @@ import timm
 import timm.data
 import torch
 import torchvision
+from hub_standin import commit
 from huggingface_hub import constants
 
 import mnv3
@@ -170,12 +171,10 @@ def test_file_names_are_torchvisions_so_that_one_download_serves_both(name):
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision_weights_in_its_cache_load_by_name(
-    name, torchvisions, no_network, example_pictures, structured, disagreement
+    name, torchvisions, in_torchs_cache, no_network, example_pictures, structured, disagreement
 ):
     theirs = torchvisions[TORCHVISION[name]]
-    path = module.TORCHVISION[name].path
-    path.parent.mkdir(parents=True)
-    torch.save(theirs.state_dict(), path)
+    in_torchs_cache(name, theirs.state_dict())
     checkpoint, pictures = mnv3.load(name), structured(4, 64, seed=3)
     assert entry(name).state == "here" and checkpoint.name == name and checkpoint.gates is None
     assert disagreement(*both(checkpoint.model, theirs, pictures)) < 1e-9
@@ -197,10 +196,10 @@ class Trap:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_hostile_pickle_in_the_cache_is_refused_and_never_run(no_network, tmp_path, zipped):
-    path, marker = module.TORCHVISION["torchvision/small"].path, tmp_path / "ran"
-    path.parent.mkdir(parents=True)
-    torch.save({"features.0.0.weight": Trap(marker)}, path, _use_new_zipfile_serialization=zipped)
+def test_a_hostile_pickle_in_the_cache_is_refused_and_never_run(in_torchs_cache, no_network, tmp_path, zipped):
+    marker = tmp_path / "ran"
+    hostile = {"features.0.0.weight": Trap(marker)}
+    path = in_torchs_cache("torchvision/small", hostile, _use_new_zipfile_serialization=zipped)
     kept = Path(shutil.copy(path, tmp_path / "kept.pth"))
     text = refusal("torchvision/small")
     assert not marker.exists()
@@ -211,11 +210,15 @@ def test_a_hostile_pickle_in_the_cache_is_refused_and_never_run(no_network, tmp_
 
 
 @pytest.mark.parametrize("content", [{"features.0.0.weight": torch.zeros(16, 3, 3, 3)}, {"a": 1}, [1, 2], None])
-def test_another_networks_file_in_the_cache_is_refused(no_network, content):
-    path = module.TORCHVISION["torchvision/small"].path
-    path.parent.mkdir(parents=True)
-    torch.save(content, path)
+def test_another_networks_file_in_the_cache_is_refused(in_torchs_cache, no_network, content):
+    in_torchs_cache("torchvision/small", content)
     refusal("torchvision/small")
+
+
+def test_a_changed_byte_in_torchs_cache_is_noticed(in_torchs_cache, torchvisions, no_network):
+    path = in_torchs_cache("torchvision/small", torchvisions["Small"].state_dict())
+    harm(path, "changed")
+    assert "damaged" in refusal("torchvision/small") and not path.exists()
 
 
 class FileServer:
@@ -351,11 +354,13 @@ def test_a_hub_repo_loads_by_its_id(repo, hub, same):
 
 
 def test_fetching_from_the_hub_tells_its_progress_in_bytes(repo):
-    calls = []
+    calls, monitors = [], lambda: [thread for thread in threading.enumerate() if type(thread).__name__ == "TMonitor"]
+    before = len(monitors())
     mnv3.load("user/repo", progress=lambda done, total: calls.append((done, total)))
+    assert len(monitors()) == before  # tqdm's threads, which never end
     most = sum(path.stat().st_size for path in repo.iterdir() if path.suffix != ".bin")
     least = (repo / "model.safetensors").stat().st_size
-    assert calls and calls[-1][0] == calls[-1][1] and least <= calls[-1][1] <= most
+    assert len(calls) > 5 and calls[-1][0] == calls[-1][1] and least <= calls[-1][1] <= most
     assert all(0 <= done <= total <= most for done, total in calls)
 
 
@@ -442,6 +447,106 @@ def test_a_hub_that_is_asked_too_much_in_the_middle_is_asked_again(repo, hub, sa
     hub.limits, hub.retry_after = lambda path: path.startswith("/store/"), 3600
     shutil.rmtree(constants.HF_HUB_CACHE)
     assert "too many requests" in refusal("user/repo") and not waited
+
+
+@pytest.mark.parametrize(
+    "behaviour, there, most", [("half", True, 60), ("stalls", True, 3), ("drops of it", True, 1),
+                               ("drops of it", False, 1)]
+)  # fmt: skip
+def test_a_transfer_that_never_ends_is_given_up_and_costs_nothing_that_is_here(
+    repo, hub, small_checkpoint, same, monkeypatch, behaviour, there, most
+):
+    if there:
+        mnv3.load("user/repo")
+        other = copy.deepcopy(small_checkpoint().model)
+        other.classifier[3].weight.data += 1
+        replace(small_checkpoint(), model=other).save(repo)
+        hub.add("user/repo", repo)
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.05)))  # between the client's tries
+    out_of_order(hub, behaviour, monkeypatch)
+    hub.requests.clear()
+    for _ in "with a Hub that goes on so, and then without one":
+        if there:
+            assert same(within(15, lambda: mnv3.load("user/repo")))
+        else:
+            assert "user/repo" in within(15, lambda: refusal("user/repo"))
+        if hub.released.is_set():
+            break
+        hub.stop()
+    assert 1 <= sum(path.startswith("/store/") for _, path in hub.requests) <= most  # by itself the client goes on
+    left = [path.name for path in Path(constants.HF_HUB_CACHE).rglob("*.incomplete")]
+    assert left == []
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_with_hf_hub_offline_the_cache_serves_and_nobody_is_asked(repo, hub, same, monkeypatch, cached):
+    if cached:
+        mnv3.load("user/repo")
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # what the client makes of HF_HUB_OFFLINE=1
+    if cached:
+        assert same(mnv3.load("user/repo"))
+    else:
+        assert "HF_HUB_OFFLINE" in refusal("user/repo")
+    assert hub.requests == []
+
+
+def blob(file):
+    """Where the cache keeps a file of user/repo."""
+    (path,) = Path(constants.HF_HUB_CACHE).glob(f"models--user--repo/snapshots/*/{file}")
+    return path.resolve()
+
+
+def harm(path, how):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data if how == "changed" else data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("how", ["cut", "changed"])
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_cache_that_was_damaged_is_mended_or_named_and_never_believed(repo, hub, same, file, how):
+    mnv3.load("user/repo")
+    harm(blob(file), how)
+    assert same(mnv3.load("user/repo"))  # fetched again
+    assert blob(file).read_bytes() == (repo / file).read_bytes()
+    harm(blob(file), how)
+    hub.stop()
+    text = refusal("user/repo")
+    assert file in text and "damaged" in text
+
+
+@pytest.mark.parametrize("name", ["bare", "0a1b-something-else"])
+def test_a_mirror_that_names_files_otherwise_is_believed(repo, hub, same, name):
+    mnv3.load("user/repo")
+    kept = blob("config.json")
+    (link,) = (path for path in Path(constants.HF_HUB_CACHE).glob("*/snapshots/*/config.json"))
+    link.unlink()
+    link.symlink_to(kept.rename(kept.with_name(name.replace("bare", hashlib.sha1(kept.read_bytes()).hexdigest()))))
+    hub.stop()
+    assert same(mnv3.load("user/repo"))
+
+
+def test_a_cache_that_cannot_be_written_is_said_so_and_still_read(repo, hub, same):
+    place = Path(constants.HF_HUB_CACHE)
+    place.parent.mkdir(parents=True)
+    place.write_text("a file in the folder's place")
+    assert "HF_HOME" in refusal("user/repo")
+    place.unlink()
+    assert same(mnv3.load("user/repo"))
+    (repo / "README.md").write_text("a new commit, whose folder can't be made")
+    hub.add("user/repo", repo)
+    (place / "models--user--repo" / "snapshots" / commit(hub.repos["user/repo"])).write_text("")
+    assert same(mnv3.load("user/repo"))
+
+
+def test_a_cache_whose_notes_are_no_text_holds_nothing(hub, tmp_path):
+    name = "timm/mobilenetv3_small_100.lamb_in1k"
+    note = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / "main"
+    note.parent.mkdir(parents=True)
+    note.write_bytes(b"\xff\0")
+    assert entry(name).state == "download"
 
 
 def test_a_repo_that_was_renamed_is_found_where_it_is_now(repo, hub, same):

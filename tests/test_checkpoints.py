@@ -230,6 +230,54 @@ def test_a_header_that_lies_is_refused(folder, header):
     assert "model.safetensors" in refusal(folder)
 
 
+def rewritten(path, change):
+    """Writes the file again with the header, as a dict or as text, that change(header) leaves; its numbers stay."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = change(json.loads(data[8 : 8 + size]))
+    header = (header if isinstance(header, str) else json.dumps(header)).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
+
+
+def twice(entries, key, value):
+    """JSON text with `key` at the front once more."""
+    return f"{{{json.dumps(key)}: {json.dumps(value)}, {json.dumps(entries)[1:]}"
+
+
+def moved(header, by):
+    """The header with the last tensor's numbers said to lie `by` bytes further on."""
+    last = max((n for n in header if n != "__metadata__"), key=lambda name: header[name]["data_offsets"])
+    return header | {last: header[last] | {"data_offsets": [at + by for at in header[last]["data_offsets"]]}}
+
+
+LYING_HEADERS = {  # what is said of a tensor
+    "overlapping": lambda h, name: moved(h, -4),
+    "a gap": lambda h, name: moved(h, 4),
+    "one place for two": lambda h, name: h | {name: h[name] | {"data_offsets": [0, 4]}},
+    "another type": lambda h, name: h | {name: h[name] | {"dtype": "F16"}},
+    "no type": lambda h, name: h | {name: h[name] | {"dtype": "F33"}},
+    "more than there is": lambda h, name: h | {name: h[name] | {"shape": [2**62, 2**62]}},
+    "less than nothing": lambda h, name: h | {name: h[name] | {"shape": [-1]}},
+    "a million sides": lambda h, name: h | {name: h[name] | {"shape": [1] * 1_000_000}},
+    "deep": lambda h, name: "[" * 500_000,
+    "endless": lambda h, name: json.dumps(h) + " " * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("lie", LYING_HEADERS)
+@pytest.mark.parametrize("file, tensor", [("model.safetensors", DEEP), ("gates.safetensors", "mean.4")])
+def test_a_header_that_lies_is_refused_whatever_it_says(folder, lie, file, tensor):
+    rewritten(folder / file, lambda header: LYING_HEADERS[lie](header, tensor))
+    assert file in refusal(folder)
+
+
+@pytest.mark.parametrize("file, key", [("model.safetensors", DEEP), ("gates.safetensors", "n")])
+def test_a_tensor_that_is_listed_twice_is_named(folder, file, key):
+    rewritten(folder / file, lambda h: twice(h, key, h[key]))
+    text = refusal(folder)
+    assert file in text and key in text and "more than once" in text
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_folder_that_lacks_a_needed_file_is_refused(folder, name):
     (folder / name).unlink()
@@ -327,6 +375,30 @@ def test_labels_must_name_every_class(folder, config, labels, named):
 def test_json_that_is_none_or_no_object_is_refused(folder, name, content):
     (folder / name).write_bytes(content)
     assert name in refusal(folder)
+
+
+@pytest.mark.parametrize("name, key", [("config.json", "labels"), ("metrics.json", "test")])
+def test_a_key_that_comes_twice_is_named(folder, name, key):
+    """Else which of two classifications is meant would hang on who reads it."""
+    data = json.loads((folder / name).read_text())
+    (folder / name).write_text(twice(data, key, data[key]))
+    text = refusal(folder)
+    assert name in text and f"'{key}'" in text and "more than once" in text
+
+
+def test_a_key_that_comes_twice_deep_inside_is_named(folder):
+    data = json.loads((folder / "config.json").read_text())
+    inside = twice(data["spec"], "num_classes", 3)
+    text = json.dumps(data | {"spec": "here"}).replace('"here"', inside)
+    (folder / "config.json").write_text(text)
+    assert "'num_classes'" in refusal(folder)
+
+
+@pytest.mark.parametrize("value", [10**4000, -1, 1e308, True, [[]] * 1000, {"a": {}}])
+def test_a_number_that_no_network_has_is_named_shortly(folder, config, value):
+    spec = json.loads((folder / "config.json").read_text())["spec"]
+    config(spec=spec | {"stem": value})
+    assert "`stem`" in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json"])

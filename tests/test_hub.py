@@ -166,6 +166,29 @@ def test_a_push_that_fails_leaves_every_file_and_says_how_to_try_again(online, f
     assert hub.push(folder, REPO) and len(online.commits) == 1
 
 
+@pytest.mark.parametrize("where", ["/api/repos/create", "/preupload/", "/objects/batch", "/store/", "/commit/"])
+def test_a_push_that_is_told_to_wait_waits_and_one_that_is_told_so_for_ever_gives_up(online, folder, where):
+    told, before = [], contents(folder)
+    online.limits = lambda path: where in path and len(told) < 2 and not told.append(path)
+    assert hub.push(folder, REPO) and len(told) == 2 and len(online.commits) == 1
+    (folder / "curves.png").write_bytes(b"\x89PNG another drawing" * 10_000)  # enough to be stored
+    before = contents(folder)
+    for wait, most in ((1, 30), (3600, 1)):
+        told.clear()
+        online.retry_after, online.limits = wait, lambda path: where in path and not told.append(path)
+        text = refusal(lambda: hub.push(folder, REPO))
+        assert "too many requests" in text and again(folder) in text and 1 <= len(told) <= most
+    assert contents(folder) == before and len(online.commits) == 1
+
+
+def test_the_check_before_training_waits_as_it_is_told(online):
+    for path in ("/api/whoami-v2", "/api/repos/create", f"/api/models/{REPO}/auth-check/write"):
+        told = []
+        online.limits = lambda asked, path=path, told=told: asked == path and len(told) < 2 and not told.append(asked)
+        hub.check_write(REPO)
+        assert len(told) == 2
+
+
 def test_a_hub_that_is_gone_is_one_sentence(online, folder):
     online.stop()
     assert "can't be reached" in refusal(lambda: hub.push(folder, REPO))

@@ -90,12 +90,10 @@ def test_the_comparison_refuses_a_missing_residual(theirs, scenes, disagreement)
     assert disagreement(ours(scenes), theirs(scenes)) > 1000 * TIGHT
 
 
-def test_torchvisions_v2_loads_by_name_with_what_was_published(private_caches):
-    path = TORCHVISION["torchvision/v2"].path
-    path.parent.mkdir(parents=True)
+def test_torchvisions_v2_loads_by_name_with_what_was_published(in_torchs_cache):
     published = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V2
-    assert published.url.endswith("/" + path.name)
-    torch.save(torchvision.models.mobilenet_v2(weights=None).state_dict(), path)
+    assert published.url.endswith("/" + TORCHVISION["torchvision/v2"].file)
+    in_torchs_cache("torchvision/v2", torchvision.models.mobilenet_v2(weights=None).state_dict())
     checkpoint = mnv3.load("torchvision/v2")
     assert checkpoint.spec == Spec.of("v2") and checkpoint.measured()["top1"] == pytest.approx(0.72154)
     assert checkpoint.preprocessing.resize == published.transforms().resize_size[0] == 232
