@@ -34,6 +34,7 @@ MAX_UPLOAD = "50mb"
 SERVED = "/gradio_api/file="  # in the address of an upload, before its path
 QUEUE = 32  # visitors who may wait; more are told that the app is busy
 AT_ONCE = 2  # explanations at a time; others wait in the queue
+SESSIONS = 300  # Gradio keeps what each last saw, half a megabyte; of more than these the longest unused is forgotten
 KEEP_FILES = (3600, 3600)  # seconds between clean-ups, age of what is deleted
 USE_OWN = "Use my own: a repo of the Hub, or the files of a folder that train.py wrote"
 OWN = (
@@ -616,6 +617,7 @@ def main() -> int:
         css=browser.CSS,
         ssr_mode=False,  # it needs Node, and the page is whole without it
         run_history=False,  # a visitor's pictures are not kept in the browser
+        state_session_capacity=SESSIONS,
         footer_links=["api"], i18n=I18N, mcp_server=mcp,
     )  # fmt: skip
     return 0

@@ -151,3 +151,4 @@ def test_what_was_decided_for_hosts_is_what_the_app_does():
         assert words in part and words in source
     assert f"queue(max_size={app.QUEUE})" in part and app.KEEP_FILES == (3600, 3600)
     assert f"{app.MAX_UPLOAD.removesuffix('mb')} MB" in part and app.AT_ONCE == 2
+    assert f"state_session_capacity={app.SESSIONS}" in part and "state_session_capacity=SESSIONS" in source
