@@ -27,7 +27,7 @@ from .errors import InputError
 MEGAPIXELS = {
     "JPEG": 40,
     "PNG": 40,
-    "WEBP": 14,
+    "WEBP": 12,
     "GIF": 40,
     "BMP": 40,
     "TIFF": 40,
@@ -52,17 +52,25 @@ WHITE = (255, 255, 255)
 # (offset, signature, what it is); looked at only where Pillow can't open the file.
 SIGNATURES = [
     (0, b"\xff\xd8", "JPEG"), (0, b"\x89PNG", "PNG"), (0, b"GIF8", "GIF"), (8, b"WEBP", "WebP"),
+    (0, b"II*\0\x10\0\0\0CR", "camera raw"), (0, b"IIRO", "camera raw"), (0, b"IIRS", "camera raw"),
+    (0, b"IIU\0", "camera raw"), (0, b"MMOR", "camera raw"), (0, b"FUJIFILMCCD-RAW", "camera raw"),
+    (0, b"FOVb", "camera raw"), (4, b"ftypcrx", "camera raw"), (0, b"II\xbc", "JPEG XR"),
     (0, b"BM", "BMP"), (0, b"II*\0", "TIFF"), (0, b"MM\0*", "TIFF"), (0, b"II+\0", "TIFF"),
     (0, b"MM\0+", "TIFF"), (4, b"ftypavi", "AVIF"),
     (0, b"\xffO\xffQ", "JPEG 2000"), (4, b"jP  ", "JPEG 2000"), (0, b"\0\0\1\0", "ICO"),
     *[(4, b"ftyp" + brand, "HEIC") for brand in (b"hei", b"hev", b"mif1", b"msf1")],
-    (4, b"ftypcrx", "camera raw"), (4, b"ftyp", "video"), (0, b"\x1aE\xdf\xa3", "video"),
-    (8, b"AVI ", "video"), (8, b"WAVE", "sound"), (0, b"RIFF", "WebP"),
-    (0, b"%PDF", "PDF"), (0, b"PK\3\4", "ZIP"), (0, b"PK\5\6", "ZIP"),
-    (0, b"\x1f\x8b", "gzip"), (0, b"Rar!", "RAR"), (0, b"7z\xbc\xaf", "7-Zip"),
-    (0, b"8BPS", "Photoshop"), (0, b"%!PS", "PostScript"), (0, b"\xc5\xd0\xd3\xc6", "PostScript"),
-    (0, b"\xff\n", "JPEG XL"), (4, b"JXL ", "JPEG XL"),
-    (0, b"version https://git-lfs", "Git LFS pointer"),
+    *[(4, box, "video") for box in (b"ftyp", b"moov", b"mdat", b"wide")],
+    *[(0, start, "video") for start in (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"FLV\1", b"0&\xb2u")],
+    (8, b"AVI ", "video"), (8, b"WAVE", "sound"), (0, b"OggS", "sound"), (0, b"ID3", "sound"), (0, b"fLaC", "sound"),
+    (0, b"RIFF", "WebP"), (0, b"%PDF", "PDF"), (0, b"PK\3\4", "ZIP"), (0, b"PK\5\6", "ZIP"),
+    (0, b"\x1f\x8b", "gzip"), (0, b"Rar!", "RAR"), (0, b"7z\xbc\xaf", "7-Zip"), (0, b"\xfd7zXZ", "xz"),
+    (0, b"BZh", "bzip2"), (0, b"(\xb5/\xfd", "Zstandard"), (257, b"ustar", "tar"),
+    (0, b"\xd0\xcf\x11\xe0", "Office"), (0, b"{\\rtf", "RTF"), (0, b"AT&TFORM", "DjVu"), (128, b"DICM", "DICOM"),
+    (0, b"8BPS", "Photoshop"), (0, b"gimp xcf", "GIMP"), (0, b"%!PS", "PostScript"),
+    (0, b"\xc5\xd0\xd3\xc6", "PostScript"), (0, b"\xff\n", "JPEG XL"), (4, b"JXL ", "JPEG XL"),
+    (0, b"v/1\1", "OpenEXR"), (0, b"#?R", "Radiance"), (0, b"qoif", "QOI"), (0, b"DDS ", "DDS"), (0, b"icns", "ICNS"),
+    (0, b"\x8aMNG", "MNG"), (0, b"SIMPLE  =", "FITS"), (40, b" EMF", "EMF"), (0, b"\xd7\xcd\xc6\x9a", "WMF"),
+    (0, b"\0\0\2\0", "cursor"), (0, b"version https://git-lfs", "Git LFS pointer"),
 ]  # fmt: skip
 TRANSPOSE = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> Image.Transpose
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -81,7 +89,7 @@ def open_picture(source, enough=None):
     Raises InputError, one sentence without any path, for whatever can't be read.
     """
     if source is None:
-        raise InputError("No picture was given: upload, paste or take one first")
+        raise InputError("No picture was given: upload, paste or take one first.")
     kind = ""
     try:
         if isinstance(source, Image.Image):
@@ -106,11 +114,17 @@ def open_picture(source, enough=None):
 
 def _damaged(kind):
     return (f"This {kind + ' ' if kind else ''}picture is incomplete or damaged: "
-            "send the whole file, or save it again as JPEG or PNG")  # fmt: skip
+            "send the whole file, or save it again as JPEG or PNG.")  # fmt: skip
+
+
+def _unreadable(kind):
+    name = {"": "Files of this kind", "HEIC": "HEIC pictures"}.get(kind, f"{kind} files")
+    return (f"{name[0].upper()}{name[1:]} can't be read here: save the picture as JPEG or PNG "
+            f"(what can be read: {READABLE}).")  # fmt: skip
 
 
 def _too_large(size, limit=f"{MAX_MEGAPIXELS} megapixels"):
-    return f"This picture is too large ({size}, at most {limit} can be read here): save it smaller"
+    return f"This picture is too large ({size}, at most {limit} can be read here): save it smaller."
 
 
 def _read(source):
@@ -122,22 +136,22 @@ def _read(source):
             name = os.fsdecode(source)
             if address := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", name):
                 raise InputError(f"A picture can't be read from an address ({address[1][:10]}:...): "
-                                 "save it as a file and give that")  # fmt: skip
+                                 "save it as a file and give that.")  # fmt: skip
             if not os.path.isfile(name):  # nor a device or pipe, which might never end
-                raise InputError("There is no picture file of that name: choose one that exists")
+                raise InputError("There is no picture file of that name: choose one that exists.")
             with open(name, "rb") as file:
                 data = file.read(MAX_BYTES + 1)
         elif hasattr(source, "read"):
             data = _read_all(source)
         else:
             raise InputError(f"A {type(source).__name__} is not a picture: give a file, bytes, "
-                             "a Pillow image or a NumPy array")  # fmt: skip
+                             "a Pillow image or a NumPy array.")  # fmt: skip
     except InputError:
         raise
     except Exception:  # permissions, a null in the name, a closed file, whatever a file object raises
-        raise InputError("The picture's file can't be read: choose another one") from None
+        raise InputError("The picture's file can't be read: choose another one.") from None
     if not data:
-        raise InputError("The picture's file is empty (0 bytes): choose another one")
+        raise InputError("The picture's file is empty (0 bytes): choose another one.")
     if len(data) > MAX_BYTES:
         raise InputError(_too_large(f"over {MAX_BYTES // 10**6} MB", f"{MAX_BYTES // 10**6} MB"))
     return data
@@ -149,7 +163,7 @@ def _read_all(file):
     parts, size = [], 0
     while size <= MAX_BYTES and (part := file.read(MAX_BYTES + 1 - size)):
         if not isinstance(part, bytes):
-            raise InputError("The file is open as text: open it in binary mode ('rb')")
+            raise InputError("The file is open as text: open it in binary mode ('rb').")
         parts.append(part)
         size += len(part)
     return b"".join(parts)
@@ -181,7 +195,7 @@ class _Metered(io.BytesIO):
     def read(self, *size):
         if time.thread_time() > self.deadline:
             raise InputError(f"This picture takes more than {DECODE_SECONDS:g} s to decode: "
-                             "save it again as JPEG or PNG")  # fmt: skip
+                             "save it again as JPEG or PNG.")  # fmt: skip
         return super().read(*size)
 
 
@@ -201,10 +215,10 @@ def _open(data, kind, enough=None):
             raise InputError(_damaged(kind)) from None
         if kind == "Git LFS pointer":
             raise InputError("This is a Git LFS pointer, not the picture it stands for: "
-                             "run 'git lfs pull' and send the file again") from None  # fmt: skip
-        name = {"": "Files of this kind", "HEIC": "HEIC pictures"}.get(kind, f"{kind} files")
-        raise InputError(f"{name[0].upper()}{name[1:]} can't be read here: save the picture as "
-                         f"JPEG or PNG (what can be read: {READABLE})") from None  # fmt: skip
+                             "run 'git lfs pull' and send the file again.") from None  # fmt: skip
+        raise InputError(_unreadable(kind)) from None
+    if kind == "camera raw" or _holds_raw(image):
+        raise InputError(_unreadable("camera raw"))
     _check_size(image.size, image.format)
     _check_size(getattr(image, "_tile_size", (1, 1)), image.format)  # a TIFF's tiles may be larger
     if image.format in ("JPEG", "MPO"):
@@ -213,6 +227,12 @@ def _open(data, kind, enough=None):
         image.draft(None, (image.width // scale, image.height // scale))
     _mend_transparency(image)
     return image
+
+
+def _holds_raw(image):
+    """Whether a TIFF is a camera's raw file, whose first page is only a thumbnail of what a viewer shows."""
+    tags = getattr(image, "tag_v2", {})
+    return 50706 in tags or tags.get(254) == 1 and 330 in tags  # DNG's version; a small page with others inside
 
 
 def _scale(size, enough):
@@ -259,7 +279,7 @@ def _jpeg2000_tiles(data):
 def _check_size(size, kind="JPEG"):
     width, height = size
     if width < 1 or height < 1:
-        raise InputError(f"The picture is {width}x{height} pixels: give one of at least 1x1")
+        raise InputError(f"The picture is {width}x{height} pixels: give one of at least 1x1.")
     if max(size) > MAX_SIDE:
         raise InputError(_too_large(f"{width}x{height} pixels", f"{MAX_SIDE} pixels a side"))
     limit = MEGAPIXELS.get(kind, MAX_MEGAPIXELS)
@@ -281,16 +301,16 @@ def _from_array(array):
     """(H,W), (H,W,1), (H,W,3) or (H,W,4) of bool, uint8, uint16, float in 0..1 -> PIL image."""
     if array.ndim not in (2, 3) or array.ndim == 3 and array.shape[2] not in (1, 3, 4):
         raise InputError(f"An array of shape {array.shape} is not a picture: "
-                         "give (H,W), (H,W,1), (H,W,3) or (H,W,4)")  # fmt: skip
+                         "give (H,W), (H,W,1), (H,W,3) or (H,W,4).")  # fmt: skip
     _check_size(array.shape[1::-1])
     if array.dtype.kind == "f":
         low, high = array.min(), array.max()
         if not (-0.001 <= low and high <= 1.001):  # NaN fails it too; resizing overshoots a little
             raise InputError(f"The array's numbers reach from {low:.4g} to {high:.4g}: "
-                             "scale them to 0..1, or give uint8")  # fmt: skip
+                             "scale them to 0..1, or give uint8.")  # fmt: skip
     elif array.dtype.kind != "b" and array.dtype.name not in ("uint8", "uint16"):
         raise InputError(f"An array of {array.dtype.name} is not a picture: "
-                         "give uint8, uint16, bool, or float in 0..1")  # fmt: skip
+                         "give uint8, uint16, bool, or float in 0..1.")  # fmt: skip
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     return Image.fromarray(np.ascontiguousarray(_to_8_bits(np.asarray(array), 1)))
@@ -419,20 +439,20 @@ class Preprocessing:
             object.__setattr__(self, name, tuple(float(value) for value in values))
 
     def _refuse(self, name, remedy):
-        raise InputError(f"`{name}` (={reprlib.repr(getattr(self, name))}) can't be used: {remedy}")
+        raise InputError(f"`{name}` (={reprlib.repr(getattr(self, name))}) can't be used: {remedy}.")
 
     @classmethod
     def from_dict(cls, d):
         """The inverse of to_dict, for a config.json from anyone: InputError names field and value."""
         if not isinstance(d, dict):
-            raise InputError(f"Preprocessing (={reprlib.repr(d)}) can't be used: give an object of fields")
+            raise InputError(f"Preprocessing (={reprlib.repr(d)}) can't be used: give an object of fields.")
         names = [field.name for field in fields(cls)]
         for name in d:
             if name not in names:
-                raise InputError(f"Preprocessing has no field {reprlib.repr(name)}: remove it")
+                raise InputError(f"Preprocessing has no field {reprlib.repr(name)}: remove it.")
         for name in names:
             if name not in d:
-                raise InputError(f"Preprocessing lacks `{name}` (given: {reprlib.repr(list(d))}): add it")
+                raise InputError(f"Preprocessing lacks `{name}` (given: {reprlib.repr(list(d))}): add it.")
         return cls(**d)
 
     def to_dict(self):
@@ -452,7 +472,7 @@ class Preprocessing:
         anyway, and 1x2000 pixels at 256 would be 256x512000, a 2 kB file that takes 500 MB.
         """
         if image.mode != "RGB":
-            raise InputError(f"The picture is in mode {image.mode}: open it with open_picture")
+            raise InputError(f"The picture is in mode {image.mode}: open it with open_picture.")
         width, height = image.size
         longest = MAX_ASPECT * min(image.size)
         if max(image.size) > longest:

@@ -49,7 +49,7 @@ def sentence(source):
         open_picture(source)
     assert type(refusal.value) is InputError
     text = str(refusal.value)
-    assert text and "\n" not in text and ". " not in text and len(text) < 300
+    assert text and "\n" not in text and text.endswith(".") and ". " not in text and len(text) < 300
     assert not re.search(r"/\w|\\|Traceback|\b0x[0-9a-f]{6}", text), text
     return text
 
@@ -371,13 +371,33 @@ def test_a_closed_file_is_refused():
     (b"\0\0\0\x18ftypisom" + bytes(12), "Video"), (b"\x1aE\xdf\xa3" + bytes(9), "Video"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
     (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"), (b"8BPS\0\1" + bytes(40), "Photoshop"),
-    (b"\xff\n" + bytes(9), "JPEG XL"), (b"hello", "Files of this kind"), (b"\0" * 5000, "Files of this kind"),
+    (b"\xff\n" + bytes(9), "JPEG XL"), (b"\0\0\0\x14ftypqt  " + bytes(9), "Video"), (b"OggS\0\2" + bytes(9), "Sound"),
+    (b"II*\0\x10\0\0\0CR\2\0" + bytes(99), "Camera raw"), (b"FUJIFILMCCD-RAW 0201" + bytes(99), "Camera raw"),
+    (b"IIU\0" + bytes(99), "Camera raw"), (bytes(128) + b"DICM" + bytes(9), "DICOM"), (b"gimp xcf v011", "GIMP"),
+    (b"v/1\1\2\0\0\0", "OpenEXR"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Office"), (b"\xfd7zXZ\0", "Xz"),
+    (b"x" * 257 + b"ustar\x0000", "Tar"), (b"\0\0\2\0\1\0" + bytes(16), "Cursor"), (b"II\xbc\1" + bytes(9), "JPEG XR"),
+    (b"hello", "Files of this kind"), (b"\0" * 5000, "Files of this kind"),
 ])  # fmt: skip
 def test_what_is_no_readable_picture_is_named(file, name, tmp_path):
     (tmp_path / "x.png").write_bytes(file)
     for source in (file, tmp_path / "x.png"):
         text = sentence(source)
         assert name in text and ("JPEG or PNG" in text or "git lfs pull" in text)
+
+
+@pytest.mark.parametrize("tags", [{50706: (1, 4, 0, 0)}, {254: 1, 330: 8}], ids=["DNG", "others"])
+def test_a_cameras_raw_file_is_not_taken_for_its_thumbnail(tags):
+    page = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        page[tag] = value
+    Image.new("RGB", (16, 12), "teal").save(buffer := io.BytesIO(), "TIFF", tiffinfo=page)
+    assert "Camera raw" in sentence(buffer.getvalue())
+    for others in ({254: 1}, {254: 0, 330: 8}):  # a small page alone, or pages inside a whole one: as a viewer shows it
+        page = TiffImagePlugin.ImageFileDirectory_v2()
+        for tag, value in others.items():
+            page[tag] = value
+        Image.new("RGB", (16, 12), "teal").save(buffer := io.BytesIO(), "TIFF", tiffinfo=page)
+        assert array(buffer.getvalue()).shape == (12, 16, 3)
 
 
 # ---- incomplete and hostile -------------------------------------------------------------------
@@ -637,7 +657,7 @@ def test_a_strangers_preprocessing_is_refused_by_name_and_value(field, value):
     with pytest.raises(InputError) as refusal:
         Preprocessing.from_dict({**GOOD, field: value})
     text = str(refusal.value)
-    assert field in text and len(text) < 300
+    assert field in text and len(text) < 300 and text.endswith(".")
     if not isinstance(value, list | dict) and value != 10**400:
         assert repr(value) in text
 
@@ -647,7 +667,7 @@ def test_a_strangers_preprocessing_is_refused_by_name_and_value(field, value):
     ({k: v for k, v in GOOD.items() if k != "std"}, "std"),
 ])  # fmt: skip
 def test_unknown_and_missing_fields_are_named(d, words):
-    with pytest.raises(InputError, match=re.escape(words)):
+    with pytest.raises(InputError, match=re.escape(words) + r".*\.$"):
         Preprocessing.from_dict(d)
 
 
