@@ -330,7 +330,7 @@ def publish(options: Options) -> int:
 
 
 def write_state(state: dict, path: str) -> None:
-    """torch.save, but by way of memory: what it makes of a full disk is an error of its own that says nothing of one."""
+    """torch.save by way of memory: of a full disk it makes an error of its own that says nothing of one."""
     torch.save(state, whole := io.BytesIO())
     Path(path).write_bytes(whole.getbuffer())
 

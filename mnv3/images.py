@@ -48,7 +48,7 @@ SLOW = f"This picture takes more than {DECODE_SECONDS:g} s to decode: save it ag
 HALVED_ABOVE = 16_000_000  # pixels; larger pictures come back at half size to bound memory
 SCALED_ABOVE = 2_000_000  # below it decoding is quick, and every pixel is taken
 STRIP_PIXELS = 1_000_000  # converted at a time, for the same reason
-MAX_ASPECT = 8  # see Preprocessing.picture
+MAX_ASPECT = 8  # beyond it only the part that is seen is resized: see Preprocessing.picture
 MAX_PARTS = {"TIFF": 65_536, "JPEG 2000": 4_096}  # strips or tiles
 WHITE = (255, 255, 255)
 
@@ -474,23 +474,26 @@ class Preprocessing:
         """What the network gets to see: RGB (crop x crop) from an RGB picture of open_picture.
 
         Shorter side to `resize`, then the centre: pixel for pixel torchvision's Resize and CenterCrop.
-        A picture beyond 8:1 is first cut to the 8:1 at its centre. The centre crop drops the ends
-        anyway, and 1x2000 pixels at 256 would be 256x512000, a 2 kB file that takes 500 MB.
         """
         if image.mode != "RGB":
             raise InputError(f"The picture is in mode {image.mode}: open it with open_picture.")
         width, height = image.size
-        longest = MAX_ASPECT * min(image.size)
-        if max(image.size) > longest:
-            left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
-            image = image.crop((left, top, left + min(width, longest), top + min(height, longest)))
-            width, height = image.size
         short = min(width, height)
         size = (int(self.resize * width / short), int(self.resize * height / short))
+        left, top = (round((side - self.crop) / 2) for side in size)
+        if max(width, height) > MAX_ASPECT * short:  # 1x2000 pixels at 256 would be 256x512000: 500 MB for a 2 kB file
+            return self._part(image, size, left, top)
         if size != image.size:
             image = image.resize(size, FILTERS[self.interpolation])
-        left, top = (round((side - self.crop) / 2) for side in size)
         return image.crop((left, top, left + self.crop, top + self.crop))
+
+    def _part(self, image, size, left, top):
+        """The crop at left, top of what `image` would be at `size`, without the rest of it."""
+        box = []
+        for start, side, whole in zip((left, top), size, image.size, strict=True):
+            box.append([start * whole / side, min((start + self.crop) * whole / side, whole)])
+        (x0, x1), (y0, y1) = box
+        return image.resize((self.crop, self.crop), FILTERS[self.interpolation], (x0, y0, x1, y1))
 
     def tensor(self, seen):
         """What `picture` returned -> torch.float32 (3, crop, crop): (pixel / 255 - mean) / std."""

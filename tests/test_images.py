@@ -603,16 +603,14 @@ def test_thin_and_tiny_pictures(size):
     assert seen.size == (224, 224) and (np.asarray(seen) == RED).all()
 
 
-def test_beyond_8_to_1_the_centre_is_what_counts():
-    pixels = np.zeros((10, 1000, 3), np.uint8)
-    pixels[:, 460:540] = noise(10, 80, 3)
-    wants = Preprocessing(32, 32, "bilinear", **IMAGENET)
-    centre = Image.fromarray(np.ascontiguousarray(pixels[:, 460:540]))
-    for turned in (False, True):
-        whole, part = Image.fromarray(pixels), centre
-        if turned:
-            whole, part = (i.transpose(Image.Transpose.ROTATE_90) for i in (whole, part))
-        assert np.array_equal(wants.picture(whole), wants.picture(part))
+@pytest.mark.parametrize("size", [(69, 5), (5, 69), (1000, 10), (3, 50), (1, 2000), (641, 80), (90, 11)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_beyond_8_to_1_it_is_still_torchvisions_crop(size, interpolation):
+    picture = Image.fromarray(noise(*size[::-1], 3))
+    for resize, crop in ((36, 32), (32, 32), (37, 32)):
+        wanted = reference(resize, crop, interpolation, [0] * 3, [1] * 3)(picture)
+        seen = Preprocessing(resize, crop, interpolation, [0] * 3, [1] * 3)(picture)
+        assert (seen - wanted).abs().max() <= 1.01 / 255
 
 
 def reference(resize, crop, interpolation, mean, std):
