@@ -240,7 +240,7 @@ def mended(data):
         for piece in pieces(data)[1:]:
             parts.append(chunk(piece[4:8], piece[8:-4]) if len(piece) >= 12 else piece)
         return b"".join(parts)
-    if data.startswith(b"RIFF"):
+    if data.startswith(b"RIFF") and len(data) >= 8:
         return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
     return data
 

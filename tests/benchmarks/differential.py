@@ -113,8 +113,8 @@ def main():
             app.process.kill()
             app.process.wait()
     kinds = len({kind for kind, *_ in files}) - 1
-    print(f"{given.pictures} ordinary pictures of {kinds} kinds and {LARGE} large JPEGs, in turn through Small and Large; "
-          "against torchvision's transforms and torch:")  # fmt: skip
+    print(f"{given.pictures} ordinary pictures of {kinds} kinds and {LARGE} large JPEGs, in turn through Small and "
+          "Large; against torchvision's transforms and torch:")  # fmt: skip
     for (size, way), apart in worst.items():
         print(f"  {size}, {way}: at most {apart:.1e} apart, another likeliest class {others[size, way]} times")
     print(f"wrong: {wrong}")
