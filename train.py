@@ -19,12 +19,14 @@ from __future__ import annotations
 import argparse
 import csv
 import errno
+import io
 import json
 import os
 import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -327,6 +329,12 @@ def publish(options: Options) -> int:
         return 1
 
 
+def write_state(state: dict, path: str) -> None:
+    """torch.save by way of memory: of a full disk it makes an error of its own that says nothing of one."""
+    torch.save(state, whole := io.BytesIO())
+    Path(path).write_bytes(whole.getbuffer())
+
+
 def start_state(recipe: Recipe, out: Path, resume: bool) -> dict | None:
     """What the run starts from, in this order: 1. the state in `out`, if asked to resume; 2. --init; 3. scratch.
 
@@ -398,7 +406,7 @@ def learn(run: Run, learned, held_out, normal, folder: Folder, stopping: Stoppin
                     write_log(run.log, out)
             if due and first:
                 state = {**run.state(), **data_position(learned), "processes": world()[1]}
-                replace_file(out / "last.pt", lambda path, state=state: torch.save(state, path))
+                replace_file(out / "last.pt", partial(write_state, state))
                 saved = time.monotonic()
             if pusher and first and ended and len(run.log) % options.push_every == 0 and run.step < total:
                 push_on_the_way(run, folder, pusher)

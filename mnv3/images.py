@@ -32,20 +32,23 @@ MEGAPIXELS = {
     "BMP": 40,
     "TIFF": 40,
     "AVIF": 16,
-    "JPEG2000": 12,
+    "JPEG2000": 8,
     "PPM": 40,
     "ICO": 40,
 }
+LZMA_MEGAPIXELS = 16  # of a TIFF so compressed, which libtiff unpacks in one go
 READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PPM or ICO"
 MAX_MEGAPIXELS = max(MEGAPIXELS.values())
 MAX_SIDE = 65_535  # JPEG's own limit; Pillow's table of row pointers is bounded by it
 MAX_BYTES = 50_000_000  # of a file
+MAX_KIND_BYTES = {"AVIF": 20_000_000, "JPEG2000": 6_000_000}  # 0.07 and 0.19 s a MB, and nothing stops these decoders
 MAX_PROFILE_BYTES = 1_000_000  # of an ICC profile; a larger one is ignored
 DECODE_SECONDS = 1.5  # of processor time, see _Metered
+SLOW = f"This picture takes more than {DECODE_SECONDS:g} s to decode: save it again as JPEG or PNG."
 HALVED_ABOVE = 16_000_000  # pixels; larger pictures come back at half size to bound memory
 SCALED_ABOVE = 2_000_000  # below it decoding is quick, and every pixel is taken
 STRIP_PIXELS = 1_000_000  # converted at a time, for the same reason
-MAX_ASPECT = 8  # see Preprocessing.picture
+MAX_ASPECT = 8  # beyond it only the part that is seen is resized: see Preprocessing.picture
 MAX_PARTS = {"TIFF": 65_536, "JPEG 2000": 4_096}  # strips or tiles
 WHITE = (255, 255, 255)
 
@@ -90,7 +93,7 @@ def open_picture(source, enough=None):
     """
     if source is None:
         raise InputError("No picture was given: upload, paste or take one first.")
-    kind = ""
+    kind, began = "", time.thread_time()
     try:
         if isinstance(source, Image.Image):
             image = source
@@ -108,8 +111,9 @@ def open_picture(source, enough=None):
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = int(re.search(r"\d+|$", str(error)).group() or 0)
         raise InputError(_too_large(f"{pixels / 1e6:.0f} megapixels")) from None
-    except Exception:  # on hostile bytes Pillow's decoders raise nearly anything
-        raise InputError(_damaged(kind)) from None
+    except Exception:  # on hostile bytes Pillow's decoders raise nearly anything; some take _Metered's for an end
+        slow = time.thread_time() - began > DECODE_SECONDS
+        raise InputError(SLOW if slow else _damaged(kind)) from None
 
 
 def _damaged(kind):
@@ -194,8 +198,7 @@ class _Metered(io.BytesIO):
 
     def read(self, *size):
         if time.thread_time() > self.deadline:
-            raise InputError(f"This picture takes more than {DECODE_SECONDS:g} s to decode: "
-                             "save it again as JPEG or PNG.")  # fmt: skip
+            raise InputError(SLOW)
         return super().read(*size)
 
 
@@ -219,8 +222,11 @@ def _open(data, kind, enough=None):
         raise InputError(_unreadable(kind)) from None
     if kind == "camera raw" or _holds_raw(image):
         raise InputError(_unreadable("camera raw"))
-    _check_size(image.size, image.format)
+    _check_size(image.size, "lzma" if image.info.get("compression") == "lzma" else image.format)
     _check_size(getattr(image, "_tile_size", (1, 1)), image.format)  # a TIFF's tiles may be larger
+    most = MAX_KIND_BYTES.get(image.format, MAX_BYTES)
+    if len(data) > most:
+        raise InputError(_too_large(f"{len(data) / 1e6:.1f} MB", f"{most // 10**6} MB of its kind"))
     if image.format in ("JPEG", "MPO"):
         image.decodermaxblock = 2048  # smaller bites, so that _Metered sees scans piled in a few kB
         scale = _scale(image.size, enough)
@@ -282,7 +288,7 @@ def _check_size(size, kind="JPEG"):
         raise InputError(f"The picture is {width}x{height} pixels: give one of at least 1x1.")
     if max(size) > MAX_SIDE:
         raise InputError(_too_large(f"{width}x{height} pixels", f"{MAX_SIDE} pixels a side"))
-    limit = MEGAPIXELS.get(kind, MAX_MEGAPIXELS)
+    limit = LZMA_MEGAPIXELS if kind == "lzma" else MEGAPIXELS.get(kind, MAX_MEGAPIXELS)
     if width * height > limit * 1_000_000:
         raise InputError(_too_large(f"{width}x{height} pixels", f"{limit} megapixels"))
 
@@ -468,23 +474,26 @@ class Preprocessing:
         """What the network gets to see: RGB (crop x crop) from an RGB picture of open_picture.
 
         Shorter side to `resize`, then the centre: pixel for pixel torchvision's Resize and CenterCrop.
-        A picture beyond 8:1 is first cut to the 8:1 at its centre. The centre crop drops the ends
-        anyway, and 1x2000 pixels at 256 would be 256x512000, a 2 kB file that takes 500 MB.
         """
         if image.mode != "RGB":
             raise InputError(f"The picture is in mode {image.mode}: open it with open_picture.")
         width, height = image.size
-        longest = MAX_ASPECT * min(image.size)
-        if max(image.size) > longest:
-            left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
-            image = image.crop((left, top, left + min(width, longest), top + min(height, longest)))
-            width, height = image.size
         short = min(width, height)
         size = (int(self.resize * width / short), int(self.resize * height / short))
+        left, top = (round((side - self.crop) / 2) for side in size)
+        if max(width, height) > MAX_ASPECT * short:  # 1x2000 pixels at 256 would be 256x512000: 500 MB for a 2 kB file
+            return self._part(image, size, left, top)
         if size != image.size:
             image = image.resize(size, FILTERS[self.interpolation])
-        left, top = (round((side - self.crop) / 2) for side in size)
         return image.crop((left, top, left + self.crop, top + self.crop))
+
+    def _part(self, image, size, left, top):
+        """The crop at left, top of what `image` would be at `size`, without the rest of it."""
+        box = []
+        for start, side, whole in zip((left, top), size, image.size, strict=True):
+            box.append([start * whole / side, min((start + self.crop) * whole / side, whole)])
+        (x0, x1), (y0, y1) = box
+        return image.resize((self.crop, self.crop), FILTERS[self.interpolation], (x0, y0, x1, y1))
 
     def tensor(self, seen):
         """What `picture` returned -> torch.float32 (3, crop, crop): (pixel / 255 - mean) / std."""

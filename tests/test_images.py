@@ -14,6 +14,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from mnv3 import images
 from mnv3.errors import InputError
 from mnv3.images import MAX_BYTES, Preprocessing, open_picture
 
@@ -392,6 +393,12 @@ def test_a_cameras_raw_file_is_not_taken_for_its_thumbnail(tags):
         page[tag] = value
     Image.new("RGB", (16, 12), "teal").save(buffer := io.BytesIO(), "TIFF", tiffinfo=page)
     assert "Camera raw" in sentence(buffer.getvalue())
+    plain = [(256, 3, 1, 4), (257, 3, 1, 1), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 200),
+             (277, 3, 1, 1), (278, 3, 1, 1), (279, 4, 1, 4)]  # fmt: skip
+    for mark, raw in ((b"CR\2\0", True), (b"CD\2\0", False)):  # Canon's
+        page = struct.pack("<H", 9) + b"".join(struct.pack("<HHII", *tag) for tag in plain) + bytes(4)
+        file = (b"II*\0" + struct.pack("<I", 16) + mark + bytes(4) + page).ljust(200, b"\0") + b"\1\2\3\4"
+        assert "Camera raw" in sentence(file) if raw else array(file).shape == (1, 4, 3)
     for others in ({254: 1}, {254: 0, 330: 8}):  # a small page alone, or pages inside a whole one: as a viewer shows it
         page = TiffImagePlugin.ImageFileDirectory_v2()
         for tag, value in others.items():
@@ -443,6 +450,36 @@ def test_bombs_of_other_kinds():
     ico = b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 32, len(inside), 22) + inside
     for file in (gif, bmp, ico, b"P6 9000 9000 255\n", png(1, 40_000_000, 1, 0, b"")):
         assert "too large" in sentence(file)
+
+
+@pytest.mark.parametrize("kind", ["JPEG2000", "AVIF", "PNG", "WEBP", "TIFF"])
+def test_what_takes_too_long_is_called_so_by_every_decoder(kind, monkeypatch):
+    """Some take the end of their time for the end of the file."""
+    file = encode(Image.new("RGB", (8, 4), RED), kind)
+    assert array(file).shape == (4, 8, 3)
+    monkeypatch.setattr(images, "DECODE_SECONDS", -1)
+    assert "takes more than 1.5 s" in sentence(file)
+
+
+@pytest.mark.parametrize("kind", ["JPEG2000", "AVIF"])
+def test_what_nothing_can_stop_may_be_less_heavy(kind, monkeypatch):
+    file = encode(Image.fromarray(noise(40, 40, 3)), kind)
+    monkeypatch.setitem(images.MAX_KIND_BYTES, kind, len(file))
+    assert array(file).shape == (40, 40, 3)
+    monkeypatch.setitem(images.MAX_KIND_BYTES, kind, len(file) - 1)
+    assert "too large" in sentence(file)
+
+
+def test_a_tiff_that_takes_long_to_unpack_may_be_less_large():
+    small = encode(Image.new("RGB", (8, 4), RED), "TIFF", compression="lzma")
+    assert array(small).shape == (4, 8, 3)
+    large = bytearray(small)
+    (at,) = struct.unpack_from("<I", small, 4)
+    for entry in range(at + 2, at + 2 + 12 * small[at], 12):
+        if small[entry : entry + 2] in (struct.pack("<H", 256), struct.pack("<H", 257)):
+            struct.pack_into("<HI", large, entry + 2, 4, 1)
+            struct.pack_into("<I", large, entry + 8, 4100)
+    assert "16 megapixels" in sentence(bytes(large))
 
 
 def test_a_picture_in_countless_parts_is_refused():
@@ -566,16 +603,14 @@ def test_thin_and_tiny_pictures(size):
     assert seen.size == (224, 224) and (np.asarray(seen) == RED).all()
 
 
-def test_beyond_8_to_1_the_centre_is_what_counts():
-    pixels = np.zeros((10, 1000, 3), np.uint8)
-    pixels[:, 460:540] = noise(10, 80, 3)
-    wants = Preprocessing(32, 32, "bilinear", **IMAGENET)
-    centre = Image.fromarray(np.ascontiguousarray(pixels[:, 460:540]))
-    for turned in (False, True):
-        whole, part = Image.fromarray(pixels), centre
-        if turned:
-            whole, part = (i.transpose(Image.Transpose.ROTATE_90) for i in (whole, part))
-        assert np.array_equal(wants.picture(whole), wants.picture(part))
+@pytest.mark.parametrize("size", [(69, 5), (5, 69), (1000, 10), (3, 50), (1, 2000), (641, 80), (90, 11)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_beyond_8_to_1_it_is_still_torchvisions_crop(size, interpolation):
+    picture = Image.fromarray(noise(*size[::-1], 3))
+    for resize, crop in ((36, 32), (32, 32), (37, 32)):
+        wanted = reference(resize, crop, interpolation, [0] * 3, [1] * 3)(picture)
+        seen = Preprocessing(resize, crop, interpolation, [0] * 3, [1] * 3)(picture)
+        assert (seen - wanted).abs().max() <= 1.01 / 255
 
 
 def reference(resize, crop, interpolation, mean, std):

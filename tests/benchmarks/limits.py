@@ -10,6 +10,7 @@ kernel's count.
 
 import io
 import json
+import struct
 import subprocess
 import sys
 import tempfile
@@ -35,14 +36,14 @@ KINDS = {  # name: kind, mode, how it is written
        for mode, how in [("RGB", "raw"), ("RGB", "tiff_lzw"), ("RGB", "tiff_adobe_deflate"), ("RGB", "packbits"),
                          ("RGB", "zstd"), ("RGB", "jpeg"), ("RGB", "lzma"), ("LA", "raw"), ("LA", "tiff_lzw"),
                          ("LA", "zstd"), ("1", "group4"), ("1", "group3"), ("CMYK", "tiff_lzw"), ("RGBA", "zstd"),
-                         ("I;16", "zstd"), ("I", "zstd"), ("F", "zstd"), ("P", "tiff_lzw"), ("L", "webp")]},
+                         ("I;16", "zstd"), ("I", "zstd"), ("F", "zstd"), ("P", "tiff_lzw")]},
     "AVIF": ("AVIF", "RGB", {"quality": 90, "speed": 10}), "AVIF 4:4:4": ("AVIF", "RGB", {
         "quality": 100, "subsampling": "4:4:4", "speed": 10}), "AVIF RGBA": ("AVIF", "RGBA", {"speed": 10}),
     "JPEG 2000": ("JPEG2000", "RGB", {}), "JPEG 2000 RGBA": ("JPEG2000", "RGBA", {}),
     "JPEG 2000 lossy": ("JPEG2000", "RGB", {"irreversible": True, "quality_mode": "rates", "quality_layers": [10]}),
     "JPEG 2000 16 bit": ("JPEG2000", "I;16", {}), "JPEG 2000 tiled": ("JPEG2000", "RGB", {"tile_size": (256, 256)}),
     "PPM": ("PPM", "RGB", {}), "PGM": ("PPM", "L", {}), "PGM 16 bit": ("PPM", "I;16", {}), "PBM": ("PPM", "1", {}),
-    "ICO": ("ICO", "RGBA", {"bitmap_format": "png"}), "ICO bitmap": ("ICO", "RGBA", {"bitmap_format": "bmp"}),
+    "ICO": ("ICO", "png", {}), "ICO bitmap": ("ICO", "bitmap", {}),
     "PPM in digits": ("PPM", "plain", {}),
 }  # fmt: skip
 
@@ -66,22 +67,35 @@ def drawn(mode, width, height, smooth):
     return Image.fromarray(array[..., 0]) if bands == 1 else Image.fromarray(array, mode)
 
 
+def icon(image, how):
+    """One that large: Pillow writes none of more than 256 pixels a side."""
+    if how == "png":
+        image.save(buffer := io.BytesIO(), "PNG", compress_level=1)
+        inside = buffer.getvalue()
+    else:
+        mask = bytes(-(-image.width // 32) * 4 * image.height)
+        head = struct.pack("<IiiHHIIiiII", 40, image.width, 2 * image.height, 1, 32, 0, 0, 0, 0, 0, 0)
+        inside = head + image.tobytes("raw", "BGRA") + mask
+    return b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 32, len(inside), 22) + inside
+
+
 def written(kind, mode, options, pixels, smooth):
     """A file of about so many pixels, or fewer if it would be too large to be read."""
-    from mnv3.images import MAX_BYTES
+    from mnv3.images import MAX_BYTES, MAX_KIND_BYTES
 
+    most = MAX_KIND_BYTES.get(kind, MAX_BYTES)
     for _ in range(6):
         side = int(pixels**0.5) // 8 * 8
         if mode == "plain":
             data = b"P3 %d %d 255 " % (side, side) + b"1 " * (3 * side * side)
+        elif kind == "ICO":
+            data = icon(drawn("RGBA", side, side, smooth), mode)
         else:
-            image = drawn(mode, side, side, smooth)
-            sizes = {"sizes": [image.size]} if kind == "ICO" else {}
-            image.save(buffer := io.BytesIO(), kind, **options, **sizes)
+            drawn(mode, side, side, smooth).save(buffer := io.BytesIO(), kind, **options)
             data = buffer.getvalue()
-        if len(data) <= MAX_BYTES:
+        if len(data) <= most:
             return side, data
-        pixels *= 0.97 * MAX_BYTES / len(data)
+        pixels *= 0.97 * most / len(data)
 
 
 def opened(path):
