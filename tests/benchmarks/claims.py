@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from mnv3 import claims, engine
 from mnv3.article import ARTICLE
-from mnv3.catalogue import BUNDLED
+from mnv3.catalogue import BUNDLED, bundled_names
 from mnv3.checkpoints import Checkpoint, GateStatistics, read_checkpoint
 from mnv3.data import Pictures, Source, generator, open_source
 from mnv3.processes import machine
@@ -83,8 +83,8 @@ def finished(folder: Path) -> bool:
 
 
 def finished_folder(state: Path, name: str) -> Path | None:
-    """Where a finished run lies; the article's networks are bundled, made by the same recipe."""
-    bundled = [BUNDLED / f"cifar10-{name}"] if name in ARTICLE else []
+    """Where a finished run lies; the article's Large is bundled, made by the same recipe."""
+    bundled = [BUNDLED / f"cifar10-{name}"] if name in ARTICLE and f"cifar10-{name}" in bundled_names() else []
     return next((folder for folder in (state / name, *bundled) if finished(folder)), None)
 
 
