@@ -117,8 +117,8 @@ def enlarged(picture: Image.Image, least: int = 256) -> Image.Image:
 
 
 def data_uri(picture: Image.Image) -> str:
-    """The picture inside a URI, for <img src>: lossless WebP, made in a third of PNG's time and three quarters of its
-    bytes."""
+    """The picture inside a URI, for <img src>: lossless WebP, for a photograph at 224² three quarters of PNG's bytes in
+    a third of its time."""
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", lossless=True, quality=0, method=0)  # quality: the effort, where nothing is lost
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -112,6 +112,11 @@ class App:
                 self.process.kill()
         return self.process.wait()
 
+    def kill(self):
+        """Ends it at once: stop() would wait for the clients' open connections."""
+        self.process.kill()
+        self.process.wait()
+
     def asked(self):
         """What the app asked of the network so far, refused: ['getaddrinfo huggingface.co', ...]."""
         return self.record.read_text().splitlines() if self.record.is_file() else []
@@ -153,8 +158,7 @@ def app(tmp_path_factory):
     server = App(home / "home", home)
     server.asked_at_start = server.asked()
     yield server
-    server.process.kill()  # not stop(): it would wait for the clients' open connections
-    server.process.wait()
+    server.kill()
 
 
 @pytest.fixture(scope="session")

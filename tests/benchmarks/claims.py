@@ -58,7 +58,7 @@ class Job(NamedTuple):
 
 def jobs() -> list[Job]:
     """In the order in which they fill the table: of the ablation a whole seed before the next, and its later seeds
-    last, since a claim has its number from the first one on."""
+    last, as a line has something to show from the first one on."""
     small = [
         Job(f"{variant}-seed{seed}", f"--variant {variant} {SHORT} --seed {seed}")
         for seed in range(claims.SEEDS)

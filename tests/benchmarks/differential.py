@@ -110,8 +110,7 @@ def main():
                         wrong += 1
                         print(f"  {number}, {kind}, {seen.shape}: {way} is {apart:.4f} apart", flush=True)
         finally:
-            app.process.kill()
-            app.process.wait()
+            app.kill()
     kinds = len({kind for kind, *_ in files}) - 1
     print(f"{given.pictures} ordinary pictures of {kinds} kinds and {LARGE} large JPEGs, in turn through Small and "
           "Large; against torchvision's transforms and torch:")  # fmt: skip

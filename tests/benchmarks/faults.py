@@ -36,15 +36,6 @@ sys.exit(module.main())
 """
 
 
-def kill(app):
-    app.process.kill()
-    app.process.wait()
-
-
-def sent(path):
-    return {"path": path, "meta": {"_type": "gradio.FileData"}}
-
-
 def expected(path):
     """The likeliest class and its probability, by the package alone."""
     import mnv3
@@ -69,7 +60,7 @@ def kills(folder, times):
             try:
                 while True:
                     place = upload(app, folder / f"{number}.png")
-                    kind, answer = app.call("predict", sent(place), *SMALL, 5)
+                    kind, answer = app.call("predict", place, *SMALL, 5)
                     outcomes["right" if kind == "complete" and right(answer, wanted[number]) else "WRONG"] += 1
             except Exception:  # the server is gone, in the middle of whatever it did
                 outcomes["broken off"] += 1
@@ -78,14 +69,14 @@ def kills(folder, times):
         for thread in threads:
             thread.start()
         time.sleep(moments.uniform(0.5, 4))
-        kill(app)
+        app.kill()
         for thread in threads:
             thread.join()
     app = App(home, folder)
     for number in range(8):
-        kind, answer = app.call("predict", sent(upload(app, folder / f"{number}.png")), *SMALL, 5)
+        kind, answer = app.call("predict", upload(app, folder / f"{number}.png"), *SMALL, 5)
         outcomes["right after all" if kind == "complete" and right(answer, wanted[number]) else "WRONG"] += 1
-    kill(app)
+    app.kill()
     print(f"kills: {times} times; {dict(outcomes)}")
     return outcomes["WRONG"] == 0 and outcomes["right after all"] == 8
 
@@ -100,7 +91,7 @@ def crowd(folder, times):
         together.wait()
         began = time.monotonic()
         try:
-            kind, answer = app.call("predict", sent(places[number]), *SMALL, 5)
+            kind, answer = app.call("predict", places[number], *SMALL, 5)
             outcomes["right" if kind == "complete" and right(answer, wanted[number]) else f"WRONG: {answer}"] += 1
         except AssertionError as error:  # app.call's: the call was not taken
             outcomes["told that the queue is full" if "Queue is full" in str(error) else f"WRONG: {error}"] += 1
@@ -112,9 +103,9 @@ def crowd(folder, times):
             thread.start()
         for thread in threads:
             thread.join()
-    kind, answer = app.call("predict", sent(places[0]), *SMALL, 5)
+    kind, answer = app.call("predict", places[0], *SMALL, 5)
     alive = kind == "complete" and right(answer, wanted[0])
-    kill(app)
+    app.kill()
     print(f"crowd: {times} × 50 at once; {dict(outcomes)}; slowest {max(slowest):.1f} s; alive after: {alive}")
     return alive and not any(outcome.startswith("WRONG") for outcome in outcomes)
 
@@ -143,7 +134,7 @@ def seconds_to_first_table(stream, last=False):
 def left(folder, times):
     app, waits = App(folder / "home", folder), []
     paths = [picture(number, folder) for number in range(200)]
-    many = [sent(upload(app, path)) for path in paths]
+    many = [upload(app, path) for path in paths]
     with comparing(app, "stays", many) as stream:
         whole = seconds_to_first_table(stream, last=True)
     for number in range(times):
@@ -152,7 +143,7 @@ def left(folder, times):
         leaving.close()
         with comparing(app, f"next{number}", many[:2]) as stream:
             waits.append(seconds_to_first_table(stream))
-    kill(app)
+    app.kill()
     print(f"left: a comparison of 200 takes {whole:.1f} s; each time that a page left one, {times} in all, the next "
           f"visitor's two pictures came after at most {max(waits):.1f} s")  # fmt: skip
     return max(waits) < whole / 2
@@ -172,7 +163,7 @@ def disk(folder, times):
     for number in range(30 * times):
         path = picture(number, folder)
         if number % 2:
-            app.call("explain", sent(upload(app, path)), *SMALL, "")
+            app.call("explain", upload(app, path), *SMALL, "")
         else:
             uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
             app.call("explain", {"url": uri}, *SMALL, "")
@@ -180,7 +171,7 @@ def disk(folder, times):
         sizes.append(sum(on_disk(place) for place in places) - examples)
     time.sleep(9)
     after = sum(on_disk(place) for place in places) - examples
-    kill(app)
+    app.kill()
     halves = max(sizes[: len(sizes) // 2]), max(sizes[len(sizes) // 2 :])
     print(f"disk: {len(sizes)} pictures, files kept for 4 s; at most {halves[0]:.2f} MB in the first half, "
           f"{halves[1]:.2f} MB in the second, {after:.2f} MB in the end")  # fmt: skip

@@ -161,23 +161,22 @@ def torchvision(disk, folder):
 def uploads(disk, folder):
     """What a visitor is told, and that the app goes on."""
     from app_server import App
-    from faults import SMALL, expected, kill, picture, right, sent, upload
+    from faults import SMALL, expected, picture, right, upload
+
+    from tests.benchmarks.load import posted
 
     app = App(disk.folder / "home", folder)
     path = picture(1, folder)
     try:
         with disk.left(0):
-            edge = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-            multipart = {"Content-Type": "multipart/form-data; boundary=x"}
-            body = edge + path.read_bytes() + b"\r\n--x--\r\n"
-            status, _, answer = app.request("/gradio_api/upload", body, multipart)
+            status, answer = posted(app, path)
             print(f"  an upload is answered with {status}: {answer[:200]}")
             assert status >= 400 and str(disk.folder) not in answer and "Traceback" not in answer
             assert app.get("/config")[0] == 200
-        kind, answer = app.call("predict", sent(upload(app, path)), *SMALL, 5)
+        kind, answer = app.call("predict", upload(app, path), *SMALL, 5)
         assert kind == "complete" and right(answer, expected(path)), answer
     finally:
-        kill(app)
+        app.kill()
 
 
 def main():

@@ -37,17 +37,21 @@ def picture(number: int, folder: Path) -> Path:
     return path
 
 
-def upload(app: App, path: Path) -> str:
-    """Where Gradio stored the file."""
+def posted(app: App, path: Path) -> tuple[int, str]:
+    """The file sent as a browser does: status and answer."""
     edge = b"mnv3"
     head = b'Content-Disposition: form-data; name="files"; filename="picture.png"\r\nContent-Type: image/png\r\n\r\n'
     body = b"--" + edge + b"\r\n" + head + path.read_bytes() + b"\r\n--" + edge + b"--\r\n"
     kind = {"Content-Type": f"multipart/form-data; boundary={edge.decode()}"}
-    return json.loads(app.request("/gradio_api/upload", body, kind)[2])[0]
+    return app.request("/gradio_api/upload", body, kind)[::2]
 
 
-def ask(app: App, where: str, number: int) -> tuple[str, object]:
-    sent = {"path": where, "meta": {"_type": "gradio.FileData"}}
+def upload(app: App, path: Path) -> dict:
+    """The file sent and stored: what stands for it in a call."""
+    return {"path": json.loads(posted(app, path)[1])[0], "meta": {"_type": "gradio.FileData"}}
+
+
+def ask(app: App, sent: dict, number: int) -> tuple[str, object]:
     return app.call("explain", sent, MODELS[number % 2], "CIFAR-10 · bundled", "")
 
 
@@ -59,7 +63,7 @@ def told(answer: list) -> str:
 class Crowd:
     """Clients that ask back to back for some seconds, or until a number of answers."""
 
-    def __init__(self, app: App, places: list[str], expected: list[str]):
+    def __init__(self, app: App, places: list[dict], expected: list[str]):
         self.app, self.places, self.expected = app, places, expected
 
     def run(self, clients: int, seconds: float = 1e9, answers: int = 10**9) -> dict:
@@ -113,8 +117,7 @@ def measured() -> dict:
             crowd.run(4, answers=EXPLANATIONS)
             after = megabytes(app)
         finally:
-            app.process.kill()
-            app.process.wait()
+            app.kill()
     return {
         "machine": machine(torch.device("cpu")), "2 clients": two, f"{CLIENTS} clients": all_at_once,
         "throughput, 32 / 2 clients": round(all_at_once["a second"] / two["a second"], 2),
