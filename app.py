@@ -235,9 +235,11 @@ def compare_many(files, weights: str, columns: list[str] | None, progress=gr.Pro
         return
     rows, shown = [], time.monotonic()
     taken = files[: compare.MOST_PICTURES]
-    for number, (name, path) in enumerate(taken):
-        progress((number, len(taken)), desc=say("Comparing"), unit=say("pictures"))
-        rows.append(compare.look_at(name, path, checkpoints))
+    told = {"desc": say("Comparing"), "unit": say("pictures")}
+    progress((0, len(taken)), **told)
+    for found in compare.look_at(taken, checkpoints):
+        rows += found
+        progress((len(rows), len(taken)), **told)
         if time.monotonic() - shown > 1:
             shown = time.monotonic()
             yield compare.many(rows, checkpoints, len(files))

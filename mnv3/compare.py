@@ -5,20 +5,26 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from html import escape
+
+import torch
 
 from . import engine
 from .checkpoints import Checkpoint
 from .errors import InputError
 from .explain import Explanation, Guess, likeliest, softmax
-from .images import open_picture
+from .images import Preprocessing, open_picture
 from .page import NOT_A_HEATMAP, effect, evidence, gate_legend, measured, shift, signed, strip
 from .words import say
 
 FEWEST, MOST = 2, 4  # checkpoints beside each other
 MOST_PICTURES = 200  # at once
+BATCH = 8  # of them through a network together
+_decoding = ThreadPoolExecutor(2, "decode")  # Pillow lets go of the interpreter's lock
 
 OTHER_CLASSES = "They know different classes, so other words need not be another opinion."
 ALIGNED = "Rows with the same map size stand beside each other; a dash: no SE there."
@@ -126,17 +132,39 @@ class Row:
         return len({guess.label for guess in self.guesses}) > 1
 
 
-def look_at(name: str, source: object, checkpoints: Sequence[Checkpoint]) -> Row:
-    """Top-1 of a picture (anything open_picture takes) by each checkpoint; one that can't be read is a row too."""
+def look_at(pictures: Sequence[tuple[str, object]], checkpoints: Sequence[Checkpoint]) -> Iterator[list[Row]]:
+    """Top-1 of every (name, anything open_picture takes) by each checkpoint, the rows of a batch at a time.
+
+    Batches are small: engines gain nothing beyond BATCH, and whoever watches or cancels waits for one. A picture that
+    can't be read is a row too.
+    """
+    size = min(BATCH, *(engine.rows_at_once(c) for c in checkpoints))
+    for begin in range(0, len(pictures), size):
+        names, sources = zip(*pictures[begin : begin + size], strict=True)
+        inputs = list(_decoding.map(partial(_inputs, checkpoints=checkpoints), sources))
+        read = [found for found in inputs if not isinstance(found, InputError)]
+        guesses = zip(*(_top1(c, [found[c.preprocessing] for found in read]) for c in checkpoints), strict=True)
+        yield [
+            Row(name, problem=str(found)) if isinstance(found, InputError) else Row(name, next(guesses))
+            for name, found in zip(names, inputs, strict=True)
+        ]
+
+
+def _inputs(source: object, checkpoints: Sequence[Checkpoint]) -> dict[Preprocessing, torch.Tensor] | InputError:
+    """What the networks get of a picture: decoded once, and prepared once for those that want the same."""
+    ways = {c.preprocessing for c in checkpoints}
     try:
-        picture = open_picture(source, max(c.preprocessing.enough for c in checkpoints))
-        guesses = []
-        for checkpoint in checkpoints:
-            logits, _ = engine.logits(checkpoint, checkpoint.preprocessing(picture)[None])
-            guesses += likeliest(softmax(logits[0]), checkpoint.labels, 1)
+        picture = open_picture(source, max(way.enough for way in ways))
+        return {way: way(picture) for way in ways}
     except InputError as error:
-        return Row(name, problem=str(error))
-    return Row(name, tuple(guesses))
+        return error
+
+
+def _top1(checkpoint: Checkpoint, inputs: list[torch.Tensor]) -> list[Guess]:
+    if not inputs:
+        return []
+    logits, _ = engine.logits(checkpoint, torch.stack(inputs))
+    return [likeliest(p, checkpoint.labels, 1)[0] for p in softmax(logits)]
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:

@@ -499,9 +499,13 @@ class Preprocessing:
         """What `picture` returned -> torch.float32 (3, crop, crop): (pixel / 255 - mean) / std."""
         import torch  # here, so that reading pictures stays light
 
-        pixels = np.asarray(seen, dtype=np.float32) / 255  # (H, W, 3)
-        normal = (pixels - np.float32(self.mean)) / np.float32(self.std)
-        return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))
+        pixels = np.asarray(seen)  # (H, W, 3)
+        values = np.arange(256, dtype=np.float32)[:, None] / 255  # looked up, a quarter of the time of reckoning pixels
+        values = (values - np.float32(self.mean)) / np.float32(self.std)
+        out = np.empty((3, *pixels.shape[:2]), np.float32)
+        for channel in range(3):
+            np.take(values[:, channel], pixels[:, :, channel], out=out[channel], mode="clip")  # "raise" buffers
+        return torch.from_numpy(out)
 
     def __call__(self, image):
         """RGB picture of any size -> the network's input, torch.float32 (3, crop, crop)."""

@@ -33,18 +33,39 @@ def checkpoints(small_checkpoint):
 
 
 def test_a_row_says_what_each_network_says(checkpoints):
-    picture = example_pictures()[0]
-    row = compare.look_at("some name.jpg", picture, checkpoints)
-    p = softmax(logits(checkpoints[0], checkpoints[0].preprocess(picture)[None])[0][0])
-    assert row.name == "some name.jpg" and not row.problem
-    assert [g.probability for g in row.guesses] == pytest.approx([p.max()] * 2, abs=1e-6)
-    assert [g.label for g in row.guesses] == [f"kind {p.argmax()}", f"kind {9 - p.argmax()}"]
-    assert row.apart and not replace(row, guesses=row.guesses[:1] * 2).apart
+    """Of every picture in every batch, as if it were alone."""
+    pictures = [(str(number), path) for number, path in enumerate(example_pictures()[: compare.BATCH + 2])]
+    batches = list(compare.look_at(pictures, checkpoints))
+    assert [len(rows) for rows in batches] == [compare.BATCH, 2]
+    for (name, path), row in zip(pictures, sum(batches, []), strict=True):
+        p = softmax(logits(checkpoints[0], checkpoints[0].preprocess(path)[None])[0][0])
+        assert row.name == name and not row.problem
+        assert [g.probability for g in row.guesses] == pytest.approx([p.max()] * 2, abs=1e-6)
+        assert [g.label for g in row.guesses] == [f"kind {p.argmax()}", f"kind {9 - p.argmax()}"]
+        assert row.apart and not replace(row, guesses=row.guesses[:1] * 2).apart
+
+
+def test_networks_that_want_other_pictures_get_their_own(checkpoints):
+    one, path = checkpoints[0], example_pictures()[0]
+    half = replace(one.preprocessing, crop=one.preprocessing.crop // 2)
+    nets = [one, replace(one, preprocessing=half)]
+    [[row]] = compare.look_at([("x", path)], nets)
+    wanted = [logits(n, n.preprocess(path)[None])[0] for n in nets]
+    assert [g.probability for g in row.guesses] == pytest.approx([softmax(z).max() for z in wanted], abs=1e-6)
+    assert row.guesses[0].probability != pytest.approx(row.guesses[1].probability, abs=1e-4)
 
 
 def test_a_picture_that_cannot_be_read_is_a_row_with_its_sentence(checkpoints):
-    row = compare.look_at("x", b"no picture", checkpoints)
-    assert row.guesses == () and "can't be read" in row.problem and not row.apart
+    path = example_pictures()[0]
+    [[first, unread, last]] = compare.look_at([("a", path), ("x", b"?"), ("b", path)], checkpoints)
+    assert unread.guesses == () and "can't be read" in unread.problem and not unread.apart
+    assert first.guesses == last.guesses and (first.name, last.name) == ("a", "b")
+    assert list(compare.look_at([("x", b"?")], checkpoints)) == [[unread]]
+
+
+def test_a_batch_is_no_larger_than_the_hungriest_network_allows(checkpoints, monkeypatch):
+    monkeypatch.setattr(compare.engine, "rows_at_once", lambda c: 2 if c is checkpoints[1] else 50)
+    assert [len(rows) for rows in compare.look_at([("x", b"?")] * 5, checkpoints)] == [2, 2, 1]
 
 
 def test_disagreements_come_first_and_what_cannot_be_read_last():
@@ -92,11 +113,12 @@ def test_names_and_labels_of_strangers_are_texts(checkpoints):
     assert found[1][:2] == [EVIL, EVIL] and found[2][-1] == EVIL
 
 
-def test_many_pictures_one_after_the_other(checkpoints, monkeypatch, tmp_path):
+def test_many_pictures_batch_after_batch(checkpoints, monkeypatch, tmp_path):
     """The app's generator: what can't be read ends nothing, more than the limit is said, and each yield is whole."""
     import app
 
     monkeypatch.setattr(compare, "MOST_PICTURES", 3)
+    monkeypatch.setattr(compare, "BATCH", 2)
     monkeypatch.setattr(app.choice, "several", lambda weights, names: checkpoints)
     monkeypatch.setattr(app.time, "monotonic", iter(range(0, 1000, 2)).__next__)
     (tmp_path / "broken.png").write_bytes(b"no picture")
@@ -104,8 +126,8 @@ def test_many_pictures_one_after_the_other(checkpoints, monkeypatch, tmp_path):
     sent = [(name, str(tmp_path / name)) for name in ("black.png", "broken.png", "black.png", "black.png")]
     told = []
     shown = list(app.compare_many(sent, "weights", [], lambda part, **_: told.append(part)))
-    assert told == [(0, 3), (1, 3), (2, 3)]
+    assert told == [(0, 3), (2, 3), (3, 3)]
     texts = [Page(html).text for html in shown]
-    assert [text[:4] for text in texts] == ["1 of", "2 of", "3 of", "3 of"]
+    assert [text[:4] for text in texts] == ["2 of", "3 of", "3 of"]
     assert "3 of 4 pictures: the checkpoints disagree on 2, and 1 could not be read. At most 3" in texts[-1]
     assert list(app.compare_many([], "weights", [])) == [app.page.hint(app.MANY)]
