@@ -24,7 +24,7 @@ from .words import say
 FEWEST, MOST = 2, 4  # checkpoints beside each other
 MOST_PICTURES = 200  # at once
 BATCH = 8  # of them through a network together
-_decoding = ThreadPoolExecutor(2, "decode")  # Pillow lets go of the interpreter's lock
+decoding = ThreadPoolExecutor(2, "decode")  # Pillow lets go of the interpreter's lock
 
 OTHER_CLASSES = "They know different classes, so other words need not be another opinion."
 ALIGNED = "Rows with the same map size stand beside each other; a dash: no SE there."
@@ -141,16 +141,16 @@ def look_at(pictures: Sequence[tuple[str, object]], checkpoints: Sequence[Checkp
     size = min(BATCH, *(engine.rows_at_once(c) for c in checkpoints))
     for begin in range(0, len(pictures), size):
         names, sources = zip(*pictures[begin : begin + size], strict=True)
-        inputs = list(_decoding.map(partial(_inputs, checkpoints=checkpoints), sources))
-        read = [found for found in inputs if not isinstance(found, InputError)]
+        prepared = list(decoding.map(partial(inputs, checkpoints=checkpoints), sources))
+        read = [found for found in prepared if not isinstance(found, InputError)]
         guesses = zip(*(_top1(c, [found[c.preprocessing] for found in read]) for c in checkpoints), strict=True)
         yield [
             Row(name, problem=str(found)) if isinstance(found, InputError) else Row(name, next(guesses))
-            for name, found in zip(names, inputs, strict=True)
+            for name, found in zip(names, prepared, strict=True)
         ]
 
 
-def _inputs(source: object, checkpoints: Sequence[Checkpoint]) -> dict[Preprocessing, torch.Tensor] | InputError:
+def inputs(source: object, checkpoints: Sequence[Checkpoint]) -> dict[Preprocessing, torch.Tensor] | InputError:
     """What the networks get of a picture: decoded once, and prepared once for those that want the same."""
     ways = {c.preprocessing for c in checkpoints}
     try:
@@ -160,10 +160,10 @@ def _inputs(source: object, checkpoints: Sequence[Checkpoint]) -> dict[Preproces
         return error
 
 
-def _top1(checkpoint: Checkpoint, inputs: list[torch.Tensor]) -> list[Guess]:
-    if not inputs:
+def _top1(checkpoint: Checkpoint, prepared: list[torch.Tensor]) -> list[Guess]:
+    if not prepared:
         return []
-    logits, _ = engine.logits(checkpoint, torch.stack(inputs))
+    logits, _ = engine.logits(checkpoint, torch.stack(prepared))
     return [likeliest(p, checkpoint.labels, 1)[0] for p in softmax(logits)]
 
 
