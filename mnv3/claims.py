@@ -24,7 +24,7 @@ SIZES = (16, 24, 32, 48, 64)  # test resolutions of a network that was trained a
 HOLDS, CONDITIONS, NOT, NOT_V3 = (
     "holds", "holds with conditions", "does not hold", "is not what MobileNetV3 has",
 )  # fmt: skip
-OPEN = "not measured yet"
+OPEN, PARTLY = "not measured yet", "not measured in full yet"
 TRAIN = "python -m tests.benchmarks.claims train"
 SPEED = "python -m tests.benchmarks.claims speed"
 MARKS = "<!-- claims -->", "<!-- end of claims -->"  # where README's table of them stands
@@ -148,25 +148,32 @@ def _articles_gates(runs: dict) -> Claim:
 
 
 def _ablation(runs: dict, other: str, said: str) -> Claim:
-    whole, less = _seeds(runs, "small"), _seeds(runs, other)
-    if len(whole) < SEEDS or len(less) < SEEDS:
-        return _open(said, runs, [f"{name}-seed{s}" for s in range(SEEDS) for name in ("small", other)])
-    ours, others = ([run["top1"] for run in found] for found in (whole, less))
+    pairs = _pairs(runs, "small", other)
+    if not pairs:
+        return _open(said, runs, ["small-seed0", f"{other}-seed0"])
+    ours, others = ([run["top1"] for run in found] for found in zip(*pairs, strict=True))
     ratio = multiply_adds(Spec.of(other, strides=1), 32) / multiply_adds(Spec.of("small", strides=1), 32)
     number = f"top-1 {_spread(ours)} whole, {_spread(others)} {_less(other)} ({100 * (ratio - 1):+.0f} % multiply-adds)"
-    return Claim(said, number, _how(whole + less), _overlap(ours, others))
+    return _over_seeds(said, number, [run for pair in pairs for run in pair], _overlap(ours, others))
 
 
 def _held(runs: dict) -> Claim:
     said = "The answer hangs on gates that look at the picture"
     found = [run for run in _seeds(runs, "small") if run.get("held") is not None]
+    if not found:
+        return _open(said, runs, ["small-seed0"])
     without = [run["top1"] for run in _seeds(runs, "small-no-se")]
-    if len(found) < SEEDS:
-        return _open(said, runs, [f"small-seed{s}" for s in range(SEEDS)])
     whole, held = ([run[key] for run in found] for key in ("top1", "held"))
     beside = f"; trained without SE {_spread(without)}, which is another question" if without else ""
     number = f"top-1 {_spread(whole)} with its gates, {_spread(held)} with all held at their mean{beside}"
-    return Claim(said, number, _how(found), _overlap(whole, held))
+    return _over_seeds(said, number, found, _overlap(whole, held))
+
+
+def _over_seeds(said: str, number: str, found: Sequence[dict], verdict: str) -> Claim:
+    """A claim that SEEDS decide: with fewer, the number there is and the command that makes the rest."""
+    if len({run["seed"] for run in found}) < SEEDS:
+        return Claim(said, number, f"{_how(found)}; the other seeds by `{TRAIN}`", PARTLY)
+    return Claim(said, number, _how(found), verdict)
 
 
 def _widths(runs: dict) -> Claim:
@@ -267,6 +274,12 @@ def _seeds(runs: dict, variant: str) -> list[dict]:
     return [runs[name] for s in range(SEEDS) if (name := f"{variant}-seed{s}") in runs]
 
 
+def _pairs(runs: dict, one: str, other: str) -> list[tuple[dict, dict]]:
+    """Two variants' runs, of each seed that both have."""
+    names = [(f"{one}-seed{s}", f"{other}-seed{s}") for s in range(SEEDS)]
+    return [(runs[a], runs[b]) for a, b in names if a in runs and b in runs]
+
+
 def _less(variant: str) -> str:
     return Spec.of(variant).title.partition("Small ")[2].partition(",")[0]
 
@@ -295,7 +308,9 @@ def _machine(measured: Sequence[dict]) -> str:
 def _open(said: str, runs: dict, names: Sequence[str]) -> Claim:
     """A claim whose runs are not all there: what is, and the command that makes the rest."""
     there = [f"{name} {_percent(runs[name])}" for name in names if name in runs]
-    return Claim(said, f"so far {', '.join(there)}" if there else "–", f"`{TRAIN}`", OPEN)
+    if not there:
+        return Claim(said, "–", f"`{TRAIN}`", OPEN)
+    return Claim(said, f"so far {', '.join(there)}", f"`{TRAIN}` goes on", PARTLY)
 
 
 # what networks cost -------------------------------------------------------------------------------------------------
