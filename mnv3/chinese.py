@@ -169,8 +169,9 @@ CHINESE = {
     "all gates’ effect on its top-1": "全部门控对其首选类别的影响",
     "Rows with the same map size stand beside each other; a dash: no SE there.":
         "特征图大小相同的模块并排显示；短横线表示该处没有 SE。",
-    "{parameters:.2f} M parameters · {multiply_adds:,.1f} M multiply-adds · {time:.1f} ms":
-        "{parameters:.2f} M 参数 · {multiply_adds:,.1f} M 次乘加 · {time:.1f} 毫秒",
+    "{parameters:.2f} M parameters · {multiply_adds:,.1f} M multiply-adds":
+        "{parameters:.2f} M 参数 · {multiply_adds:,.1f} M 次乘加",
+    "{time:.1f} ms": "{time:.1f} 毫秒",
     "{done} of {sent} pictures: the checkpoints disagree on {apart}{and_unread}.":
         "已完成 {done} / {sent} 张图片：各检查点意见不一致的有 {apart}{and_unread}。",
     "none": "0",

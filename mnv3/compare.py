@@ -101,10 +101,11 @@ def _line(title: str, cells: list[str]) -> str:
 
 def _short_facts(e: Explanation) -> str:
     cost = say(
-        "{parameters:.2f} M parameters · {multiply_adds:,.1f} M multiply-adds · {time:.1f} ms",
-        parameters=e.parameters / 1e6, multiply_adds=e.multiply_adds / 1e6, time=e.milliseconds,
+        "{parameters:.2f} M parameters · {multiply_adds:,.1f} M multiply-adds",
+        parameters=e.parameters / 1e6, multiply_adds=e.multiply_adds / 1e6,
     )  # fmt: skip
-    return f"{cost} · {accuracy}" if (accuracy := measured(e.checkpoint)) else cost
+    time = say("{time:.1f} ms", time=e.milliseconds) if e.milliseconds else ""
+    return " · ".join(filter(None, (cost, time, measured(e.checkpoint))))
 
 
 def _bars(guesses: list[Guess]) -> str:

@@ -115,13 +115,16 @@ def keep_rows(blocks: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def logits(checkpoint: Checkpoint, inputs: torch.Tensor) -> tuple[np.ndarray, float]:
-    """Logits (N, K) of the bare network, and the milliseconds it took, without the wait for its turn."""
-    session = fast(checkpoint)
+def logits(checkpoint: Checkpoint, inputs: torch.Tensor) -> tuple[np.ndarray, float | None]:
+    """Logits (N, K) of the bare network, and the milliseconds it took, without the wait for its turn.
+
+    None where torch stands in for a session that is being prepared: the network isn't as slow as that.
+    """
+    preparing, session = not _session(checkpoint).done(), fast(checkpoint)
     with _turns if session else nullcontext():
         began = time.perf_counter()
         out = session.logits(inputs) if session else checkpoint.model(inputs).numpy()
-        return out, (time.perf_counter() - began) * 1000
+        return out, None if preparing else (time.perf_counter() - began) * 1000
 
 
 class Session:
@@ -172,11 +175,15 @@ def fast(checkpoint: Checkpoint, wait: bool = False) -> Session | None:
 
     The first call starts the preparation, so that no visitor waits for it.
     """
+    future = _session(checkpoint)
+    return future.result() if wait or future.done() else None
+
+
+def _session(checkpoint: Checkpoint) -> Future:
     with _lock:
         if checkpoint not in _sessions:
             _sessions[checkpoint] = _preparing.submit(_prepare, checkpoint)
-        future = _sessions[checkpoint]
-    return future.result() if wait or future.done() else None
+        return _sessions[checkpoint]
 
 
 @torch.inference_mode()

@@ -50,7 +50,7 @@ class Explanation:
     energy: list[np.ndarray]
     features: np.ndarray
     reference: GateStatistics | None  # None without SE blocks
-    milliseconds: float  # of the bare network
+    milliseconds: float | None  # of the bare network; None while its engine is being prepared
 
     @property
     def logits(self) -> np.ndarray:
@@ -169,7 +169,7 @@ class Explanation:
             "all_blocks": effects[-1]._asdict() if effects else None,
             "reference": {"n": self.reference.count, "source": self.reference.source} if self.reference else None,
             "evidence": _plain(self.evidence(index)), "parameters": self.parameters,
-            "multiply_adds": self.multiply_adds, "milliseconds": round(self.milliseconds, 2),
+            "multiply_adds": self.multiply_adds, "milliseconds": self.milliseconds and round(self.milliseconds, 2),
         }  # fmt: skip
 
 

@@ -108,8 +108,9 @@ def facts(explanation: Explanation) -> str:
         ),
         say("{count:,} parameters", count=explanation.parameters),
         say("{count:,.1f} M multiply-adds", count=explanation.multiply_adds / 1e6),
-        say("{time:.1f} ms here, the network alone", time=explanation.milliseconds),
     ]  # fmt: skip
+    if explanation.milliseconds:
+        parts.append(say("{time:.1f} ms here, the network alone", time=explanation.milliseconds))
     if accuracy := measured(checkpoint):
         parts.insert(1, accuracy)
     return f'<div class="mnv3"><p>{" · ".join(parts)}</p></div>'

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -86,6 +86,18 @@ def test_logits_alone_are_the_passs(nets, structured):
         logits, milliseconds = engine.logits(checkpoint, inputs)
         np.testing.assert_allclose(logits, fast.logits, rtol=1e-5, atol=1e-6)
         assert milliseconds > 0
+
+
+def test_torch_standing_in_is_not_timed_for_the_network(nets, structured, monkeypatch):
+    """A network isn't as slow as torch is while the session is made; where torch serves for good, it is."""
+    checkpoint, inputs = nets["Small"], structured(1, 64, seed=6)
+    coming = Future()
+    monkeypatch.setattr(engine, "_sessions", {checkpoint: coming})
+    logits, milliseconds = engine.logits(checkpoint, inputs)
+    assert milliseconds is None
+    coming.set_result(None)
+    again, milliseconds = engine.logits(checkpoint, inputs)
+    assert milliseconds > 0 and np.array_equal(logits, again)
 
 
 def test_waiting_for_a_turn_is_not_the_networks_time(nets, structured, monkeypatch):

@@ -38,6 +38,7 @@ def picture():
 
 @pytest.fixture(scope="module")
 def explanation(checkpoint, picture):
+    engine.fast(checkpoint, wait=True)
     return explain(checkpoint, picture)
 
 

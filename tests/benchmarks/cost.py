@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mnv3 import compare, engine, plot
@@ -42,11 +43,21 @@ def grown(variant: str) -> dict:
     by_batch = medians(turns({n: explained(net, n, 224) for n in BATCHES}, ROUNDS, 1, SETTLE, CALLS), 3)
     nets = {width: checkpoint(variant, width) for width in WIDTHS}
     by_width = medians(turns({w: explained(n, 1, 224) for w, n in nets.items()}, ROUNDS, 1, SETTLE, CALLS), 3)
-    return {
+    found = {
         "resolution": {side: row(net, side, ms) for side, ms in by_side.items()},
         "batch": {count: row(net, 224, ms, count) for count, ms in by_batch.items()},
         "width": {width: row(nets[width], 224, ms) for width, ms in by_width.items()},
     }
+    return found | {"straight line": {way: straight(found[way]) for way in ("resolution", "width")}}
+
+
+def straight(rows: dict[float, dict]) -> dict[str, float]:
+    """ms = fixed + slope · multiply-adds by least squares, and by how much of itself a row is off it at most."""
+    million, ms = (np.array([row[key] for row in rows.values()]) for key in ("MAdds (M)", "ms"))
+    slope, fixed = np.polyfit(million, ms, 1)
+    off = np.abs(fixed + slope * million - ms) / ms
+    figures = {"fixed ms": fixed, "ms per 100 M": 100 * slope, "off at most": off.max()}
+    return {name: round(float(value), 2) for name, value in figures.items()}
 
 
 def many() -> dict:
