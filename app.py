@@ -6,11 +6,13 @@ build_demo() is thin: handlers turn inputs into an Explanation (mnv3.explain) an
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial, wraps
 from importlib.util import find_spec
 from urllib.parse import unquote
@@ -22,6 +24,8 @@ from gradio.context import LocalContext
 from gradio.processing_utils import get_upload_folder
 from gradio.utils import is_in_or_equal
 from gradio_client.utils import is_http_url_like
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 
 import mnv3
 from mnv3 import answers, browser, choice, classes, compare, detail, engine, models_page, own, page, trust_page
@@ -603,6 +607,15 @@ def mcp_wanted() -> bool:
     return wanted
 
 
+async def disk_full(request: Request, error: OSError) -> PlainTextResponse:
+    """What whoever uploads to a full disk is told, where Gradio has nothing but a status of 500."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    with suppress(OSError):  # the log may be on that disk
+        print("app.py: an upload was refused, since the disk is full.", file=sys.stderr, flush=True)
+    return PlainTextResponse("The app's disk is full: try again later, or tell its host.", status_code=507)
+
+
 def main() -> int:
     """Starts the server: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where; a Space sets them itself."""
     satisfy_zero_gpu()
@@ -618,7 +631,7 @@ def main() -> int:
         ssr_mode=False,  # it needs Node, and the page is whole without it
         run_history=False,  # a visitor's pictures are not kept in the browser
         state_session_capacity=SESSIONS,
-        footer_links=["api"], i18n=I18N, mcp_server=mcp,
+        footer_links=["api"], i18n=I18N, mcp_server=mcp, app_kwargs={"exception_handlers": {OSError: disk_full}},
     )  # fmt: skip
     return 0
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import AsyncMock
 from urllib.parse import quote
 
 import httpx
@@ -695,6 +697,34 @@ def damaged_examples(tmp_path, monkeypatch):
     (tmp_path / "cat.jpg").write_bytes((EXAMPLES / "cat.jpg").read_bytes())
     (tmp_path / "frog.png").write_bytes(FROG.read_bytes())
     (tmp_path / "damaged.jpg").write_bytes((EXAMPLES / "cat.jpg").read_bytes()[:9000])
+
+
+async def uploads(server):
+    """What two uploads in turn are answered: status and text."""
+    asking = httpx.ASGITransport(server, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=asking, base_url="http://127.0.0.1") as client:
+        answers = [await client.post("/gradio_api/upload", files={"files": ("a.png", b"x")}) for _ in range(2)]
+    return [(answer.status_code, answer.text) for answer in answers]
+
+
+def test_an_upload_to_a_full_disk_is_answered_with_a_sentence(hosted, monkeypatch, capsys):
+    import gradio as gr
+
+    module, launched = hosted(), {}
+    monkeypatch.setattr(module, "build_demo", lambda: SimpleNamespace(launch=lambda **given: launched.update(given)))
+    assert module.main() == 0
+    faults = [OSError(errno.ENOSPC, "No space left on device", "/secret/a.png"), OSError(errno.EIO, "I/O", "/secret")]
+    monkeypatch.setattr(gr.routes, "upload_fn", AsyncMock(side_effect=faults))
+
+    async def asked():
+        demo = gr.Blocks()
+        demo.max_file_size = None  # which launch() sets
+        return await uploads(gr.routes.App.create_app(demo, app_kwargs=launched["app_kwargs"]))
+
+    (full, broken), said = awaited(asked()), capsys.readouterr().err
+    assert full == (507, "The app's disk is full: try again later, or tell its host.")
+    assert broken == (500, "Internal Server Error"), "other faults stay Gradio's, and in its log"
+    assert "disk is full" in said
 
 
 def test_a_damaged_example_does_not_prevent_the_start(damaged_examples):

@@ -44,6 +44,10 @@ def expected(path):
     return top.label, top.probability
 
 
+def data_uri(path):
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
 def right(answer, wanted):
     label, probability = wanted
     first = answer[0]["confidences"][0]
@@ -165,8 +169,7 @@ def disk(folder, times):
         if number % 2:
             app.call("explain", upload(app, path), *SMALL, "")
         else:
-            uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-            app.call("explain", {"url": uri}, *SMALL, "")
+            app.call("explain", {"url": data_uri(path)}, *SMALL, "")
         path.unlink()
         sizes.append(sum(on_disk(place) for place in places) - examples)
     time.sleep(9)
