@@ -428,8 +428,10 @@ def test_what_is_no_picture_gets_a_sentence(call, bundled, tmp_path, name):
 
 
 def test_pictures_without_a_file(app, bundled):
-    kind, answer = app.call("predict", picture_data(FROG), "Small", BUNDLED, 1)
-    assert kind == "complete" and answer[0]["label"] == top(bundled["Small"], FROG)
+    data = picture_data(FROG)
+    for sent in (data, data["url"], "data:image/png," + quote(FROG.read_bytes())):
+        kind, answer = app.call("predict", sent, "Small", BUNDLED, 1)
+        assert kind == "complete" and answer[0]["label"] == top(bundled["Small"], FROG)
     for data in ("data:image/png;base64,AAAA", "data:image/png;base64,é", "data:,%%%"):
         kind, words = app.call("predict", {"url": data}, "Small", BUNDLED, 1)
         assert kind == "error" and one_sentence(words)
@@ -476,9 +478,16 @@ def test_uploads_come_with_the_names_they_had(tmp_path, monkeypatch):
     assert module.files_as_sent(None) == []
 
 
+def test_checkpoints_to_compare_are_a_list(app):
+    for given in ("cifar10-small", 5, {"a": 1}):
+        kind, words = app.call("compare", picture_data(FROG), BUNDLED, given)
+        assert kind == "error" and "a list of names" in one_sentence(words)
+
+
 def test_a_bare_path_is_no_picture(app):
-    for picture in (str(FROG), ["/etc/passwd"], 3):
-        assert app.call("predict", picture, "Small", BUNDLED, 5)[0] == "error"
+    for picture, word in ((str(FROG), "not uploaded"), (["/etc/passwd"], "No picture"), (3, "No picture")):
+        kind, words = app.call("predict", picture, "Small", BUNDLED, 5)
+        assert kind == "error" and word in one_sentence(words)
 
 
 @pytest.fixture
