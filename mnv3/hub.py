@@ -55,9 +55,11 @@ def check_write(repo: str, private: bool = False) -> None:
 def push(folder: str | os.PathLike, repo: str, private: bool = False, message: str = "A checkpoint of mnv3") -> str:
     """Publishes the folder's checkpoint in one commit, making the repo if there is none. Returns the commit's URL.
 
-    The folder is only read. Raises InputError: a folder that is no whole checkpoint, or, with the command that
-    tries again, whatever the Hub or the network refuses.
+    The folder is only read. Raises InputError: what is no repo id, a folder that is no whole checkpoint, or, with the
+    command that tries again, whatever the Hub or the network refuses.
     """
+    if not is_repo_id(repo):
+        raise InputError(f"{repo!r:.100} is not a Hub repo id: it has the form 'user/repo'.")
     return _send(_contents(Path(folder), repo), folder, repo, private, message, telling=True)
 
 

@@ -147,7 +147,7 @@ def test_a_token_that_is_no_header_stays_secret(online, folder, monkeypatch):
         assert "hf_geh" not in refusal(ask)
 
 
-@pytest.mark.parametrize("repo", ["repo", "a/b/c", "../x", "user/re po", "user/", "/tmp/x", ""])
+@pytest.mark.parametrize("repo", ["repo", "a/b/c", "../x", "user/re po", "user/", "/tmp/x", "", "user/\udcff"])
 def test_what_is_no_repo_id_is_refused(online, folder, repo):
     assert "user/repo" in refusal(lambda: hub.push(folder, repo))
     assert "user/repo" in refusal(lambda: hub.check_write(repo))
