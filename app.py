@@ -6,22 +6,28 @@ build_demo() is thin: handlers turn inputs into an Explanation (mnv3.explain) an
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial, wraps
 from importlib.util import find_spec
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no network at start; read when gradio is imported
 
 import gradio as gr
 from gradio.context import LocalContext
+from gradio.data_classes import ImageData
 from gradio.processing_utils import get_upload_folder
 from gradio.utils import is_in_or_equal
 from gradio_client.utils import is_http_url_like
+from pydantic import model_validator
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 
 import mnv3
 from mnv3 import answers, browser, choice, classes, compare, detail, engine, models_page, own, page, trust_page
@@ -73,6 +79,17 @@ def refusal(sentence: str) -> gr.Error:
     return gr.Error(sentence, print_exception=False)
 
 
+class PictureData(ImageData):
+    """Gradio's image data, which a program may also write as the bare text of a data: URI, as tools over MCP do."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def written_out(cls, sent):
+        if isinstance(sent, str):
+            return {"url": sent} if sent.startswith("data:") else {"path": sent}
+        return sent if isinstance(sent, dict | ImageData) else {}  # for which as_sent gives no picture
+
+
 def picture_input(**options) -> gr.Image:
     """gr.Image that hands over the sent file as it is: mnv3.images decodes it, and says in words what is wrong.
 
@@ -80,7 +97,7 @@ def picture_input(**options) -> gr.Image:
     this instance is changed, since a subclass would make Gradio write a stub file beside the source.
     """
     image = gr.Image(type="filepath", image_mode=None, **options)
-    image.preprocess = as_sent
+    image.preprocess, image.data_model = as_sent, PictureData
     return uploads_only(image)
 
 
@@ -134,8 +151,11 @@ def as_sent(payload) -> str | bytes | None:
         return None
     if not (payload.url or "").startswith("data:"):
         return payload.path and uploaded(payload.path)
+    about, _, content = payload.url.partition(",")
+    if not about.endswith(";base64"):
+        return unquote_to_bytes(content)
     try:
-        return base64.b64decode(payload.url.partition(",")[2], validate=True)
+        return base64.b64decode(content, validate=True)
     except ValueError:
         return b"?"  # which open_picture refuses in its own words
 
@@ -605,6 +625,15 @@ def mcp_wanted() -> bool:
     return wanted
 
 
+async def disk_full(request: Request, error: OSError) -> PlainTextResponse:
+    """What whoever uploads to a full disk is told, where Gradio has nothing but a status of 500."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    with suppress(OSError):  # the log may be on that disk
+        print("app.py: an upload was refused, since the disk is full.", file=sys.stderr, flush=True)
+    return PlainTextResponse("The app's disk is full: try again later, or tell its host.", status_code=507)
+
+
 def main() -> int:
     """Starts the server: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where; a Space sets them itself."""
     satisfy_zero_gpu()
@@ -620,7 +649,7 @@ def main() -> int:
         ssr_mode=False,  # it needs Node, and the page is whole without it
         run_history=False,  # a visitor's pictures are not kept in the browser
         state_session_capacity=SESSIONS,
-        footer_links=["api"], i18n=I18N, mcp_server=mcp,
+        footer_links=["api"], i18n=I18N, mcp_server=mcp, app_kwargs={"exception_handlers": {OSError: disk_full}},
     )  # fmt: skip
     return 0
 

@@ -79,6 +79,8 @@ def several(weights: str, names: list[str] | None) -> list[Checkpoint]:
     A visitor's own is put beside both of the default weights.
     """
     if names:
+        if not isinstance(names, list | tuple):
+            raise InputError(f"The checkpoints to compare are a list of names, not {names!r:.60}.")
         names = list(dict.fromkeys(map(str, names)))
         if not compare.FEWEST <= len(names) <= compare.MOST:
             raise InputError(f"Choose {compare.FEWEST} to {compare.MOST} checkpoints to compare, not {len(names)}.")

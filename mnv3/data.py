@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, default_collate
 
+from .checkpoints import MAX_LABEL_LENGTH
 from .errors import InputError
 from .images import Preprocessing, open_picture
 from .processes import cores, gathered, say, world
@@ -356,6 +358,9 @@ def find_classes(folder: Path, classes: tuple[str, ...] | None = None) -> dict[s
             say(f"passed over {folder.name}/{child.name}, which is not a class")
             continue
         files = sorted(p for p in child.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and p.name[0] != ".")
+        if len(child.name) > MAX_LABEL_LENGTH or re.search("[\ud800-\udfff]", child.name):  # bytes that are no UTF-8
+            wanted = f"at most {MAX_LABEL_LENGTH} characters of UTF-8"
+            raise InputError(f"Class folder {child.name!r:.80} can't name a class: rename it to {wanted}.")
         if not files:
             raise InputError(f"Class folder {folder.name}/{child.name} has no pictures: fill or remove it.")
         if classes and child.name not in classes:

@@ -18,8 +18,10 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 import warnings
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from .card import model_card
@@ -28,6 +30,7 @@ from .errors import InputError
 from .fetch import TIMEOUT, is_repo_id, limit_patience, patiently
 
 PUBLISHED = (*FILES, "curves.png", "confusion.png")  # not the saved state, nor anything else that lies in the folder
+TELL_EVERY = 5  # seconds
 LOGIN = "set HF_TOKEN or run `hf auth login`"
 
 
@@ -38,7 +41,7 @@ def check_write(repo: str, private: bool = False) -> None:
     the Hub out of reach.
     """
     try:
-        with _client() as api:
+        with _client() as api, _telling(lambda: f"asking the Hub whether {repo:.100} may be written to"):
             made_with = patiently(api.whoami).get("auth", {}).get("accessToken", {})
             if made_with.get("role") == "read":
                 raise InputError("the token is read-only: make one with write access on the Hub's settings page")
@@ -52,10 +55,12 @@ def check_write(repo: str, private: bool = False) -> None:
 def push(folder: str | os.PathLike, repo: str, private: bool = False, message: str = "A checkpoint of mnv3") -> str:
     """Publishes the folder's checkpoint in one commit, making the repo if there is none. Returns the commit's URL.
 
-    The folder is only read. Raises InputError: a folder that is no whole checkpoint, or, with the command that
-    tries again, whatever the Hub or the network refuses.
+    The folder is only read. Raises InputError: what is no repo id, a folder that is no whole checkpoint, or, with the
+    command that tries again, whatever the Hub or the network refuses.
     """
-    return _send(_contents(Path(folder), repo), folder, repo, private, message)
+    if not is_repo_id(repo):
+        raise InputError(f"{repo!r:.100} is not a Hub repo id: it has the form 'user/repo'.")
+    return _send(_contents(Path(folder), repo), folder, repo, private, message, telling=True)
 
 
 class Pusher:
@@ -108,11 +113,14 @@ def _contents(folder: Path, repo: str) -> dict[str, bytes]:
     return contents | {CARD: model_card(checkpoint, repo).encode()}
 
 
-def _send(contents: dict[str, bytes], folder: str | os.PathLike, repo: str, private: bool, message: str) -> str:
+def _send(
+    contents: dict[str, bytes], folder: str | os.PathLike, repo: str, private: bool, message: str, telling: bool = False
+) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
+    sent: dict[str, io.BytesIO] = {}
     try:
-        with _client() as api:
+        with _client() as api, _telling(lambda: _under_way(repo, sent)) if telling else nullcontext():
             there = _open_repo(api, repo, private)
             # an older checkpoint's gates must not stay beside these weights
             stale = [CommitOperationDelete(name) for name in PUBLISHED if name in there and name not in contents]
@@ -120,7 +128,8 @@ def _send(contents: dict[str, bytes], folder: str | os.PathLike, repo: str, priv
             def commit():
                 # buffers go by plain HTTP, whose time limits are ours and which the tests can follow; Xet takes only
                 # paths. New ones each time, since the client leaves one that it couldn't send at its end
-                files = [CommitOperationAdd(name, io.BytesIO(data)) for name, data in sorted(contents.items())]
+                sent.update((name, io.BytesIO(data)) for name, data in sorted(contents.items()))
+                files = [CommitOperationAdd(name, buffer) for name, buffer in sent.items()]
                 return api.create_commit(repo, [*files, *stale], commit_message=message)
 
             return patiently(commit).commit_url
@@ -130,6 +139,31 @@ def _send(contents: dict[str, bytes], folder: str | os.PathLike, repo: str, priv
             f"{repo!r:.100} was not published, since {_reason(repo, error)}; every file is still here, "
             f"and this tries again: `{again}`"
         ) from None
+
+
+@contextmanager
+def _telling(what: Callable[[], str]) -> Iterator[None]:
+    """A line on stderr every TELL_EVERY seconds, so that nobody takes a slow network for a hang and stops it."""
+    over, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not over.wait(TELL_EVERY):
+            print(f"mnv3.hub: {what()}, {time.monotonic() - began:.0f} s so far", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _under_way(repo: str, sent: dict[str, io.BytesIO]) -> str:
+    """What is being sent. The client reads a buffer as the network takes it, and puts it back to its start."""
+    places = [(name, buffer.tell(), buffer.getbuffer().nbytes) for name, buffer in list(sent.items())]
+    parts = [f"{name} {at / 1e6:.1f} of {size / 1e6:.1f} MB" for name, at, size in places if at]
+    return f"publishing to {repo:.100}, {', '.join(parts) or 'waiting for the Hub'}"
 
 
 def _open_repo(api, repo: str, private: bool) -> set[str]:

@@ -47,6 +47,8 @@ def from_files(files: Sequence[tuple[str, str | Path]]) -> Checkpoint:
         if name not in found:
             sent = ", ".join(repr(str(name))[:40] for name, _ in files[:5]) or "nothing"
             raise InputError(f"The upload lacks {name} (it has {sent}): send the files that train.py wrote, no others.")
+        if not found[name].is_file():
+            raise InputError(f"{name} is no longer here, since uploads are kept for an hour or two: send it again.")
     with TemporaryDirectory() as folder:
         for name, path in found.items():
             most = MAX_JSON_BYTES if name.endswith(".json") else MOST_BYTES

@@ -45,8 +45,9 @@ class HubStandIn:
 
     `behaviour`: "well", a key of STATUS ("gated" only for the files, as on the Hub), "silent" (accepts and never
     answers), "drops" (breaks every connection), "forbids" (403 to whoever writes; reading goes well), "read-only" (says
-    that the token is), "cuts" (breaks the connection half-way through each upload), "cuts commits" (those), or, of what
-    it stores, sends "half" and closes, "stalls" before the first byte, or sends "drops of it" for ever."""
+    that the token is), "sips" (takes a fiftieth of each upload every 10 ms), "cuts" (breaks the connection half-way
+    through each upload), "cuts commits" (those), or, of what it stores, sends "half" and closes, "stalls" before the
+    first byte, or sends "drops of it" for ever."""
 
     def __init__(self):
         self.repos, self.requests, self.behaviour = {}, [], "well"
@@ -124,7 +125,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.read(int(self.headers["Content-Length"]) // 2)
             self.hub.requests.append(("PUT", "cut"))
             return self.drop()
-        body, path = self.body(), self.arrived()
+        if self.hub.behaviour == "sips":
+            length, body = int(self.headers["Content-Length"]), b""
+            while len(body) < length and not self.hub.released.wait(0.01):
+                body += self.rfile.read(min(1 + length // 50, length - len(body)))
+        else:
+            body = self.body()
+        path = self.arrived()
         self.hub.writing.wait(60)
         if not path:
             return

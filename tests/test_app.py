@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import AsyncMock
 from urllib.parse import quote
 
 import httpx
@@ -426,8 +428,10 @@ def test_what_is_no_picture_gets_a_sentence(call, bundled, tmp_path, name):
 
 
 def test_pictures_without_a_file(app, bundled):
-    kind, answer = app.call("predict", picture_data(FROG), "Small", BUNDLED, 1)
-    assert kind == "complete" and answer[0]["label"] == top(bundled["Small"], FROG)
+    data = picture_data(FROG)
+    for sent in (data, data["url"], "data:image/png," + quote(FROG.read_bytes())):
+        kind, answer = app.call("predict", sent, "Small", BUNDLED, 1)
+        assert kind == "complete" and answer[0]["label"] == top(bundled["Small"], FROG)
     for data in ("data:image/png;base64,AAAA", "data:image/png;base64,é", "data:,%%%"):
         kind, words = app.call("predict", {"url": data}, "Small", BUNDLED, 1)
         assert kind == "error" and one_sentence(words)
@@ -474,9 +478,16 @@ def test_uploads_come_with_the_names_they_had(tmp_path, monkeypatch):
     assert module.files_as_sent(None) == []
 
 
+def test_checkpoints_to_compare_are_a_list(app):
+    for given in ("cifar10-small", 5, {"a": 1}):
+        kind, words = app.call("compare", picture_data(FROG), BUNDLED, given)
+        assert kind == "error" and "a list of names" in one_sentence(words)
+
+
 def test_a_bare_path_is_no_picture(app):
-    for picture in (str(FROG), ["/etc/passwd"], 3):
-        assert app.call("predict", picture, "Small", BUNDLED, 5)[0] == "error"
+    for picture, word in ((str(FROG), "not uploaded"), (["/etc/passwd"], "No picture"), (3, "No picture")):
+        kind, words = app.call("predict", picture, "Small", BUNDLED, 5)
+        assert kind == "error" and word in one_sentence(words)
 
 
 @pytest.fixture
@@ -695,6 +706,34 @@ def damaged_examples(tmp_path, monkeypatch):
     (tmp_path / "cat.jpg").write_bytes((EXAMPLES / "cat.jpg").read_bytes())
     (tmp_path / "frog.png").write_bytes(FROG.read_bytes())
     (tmp_path / "damaged.jpg").write_bytes((EXAMPLES / "cat.jpg").read_bytes()[:9000])
+
+
+async def uploads(server):
+    """What two uploads in turn are answered: status and text."""
+    asking = httpx.ASGITransport(server, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=asking, base_url="http://127.0.0.1") as client:
+        answers = [await client.post("/gradio_api/upload", files={"files": ("a.png", b"x")}) for _ in range(2)]
+    return [(answer.status_code, answer.text) for answer in answers]
+
+
+def test_an_upload_to_a_full_disk_is_answered_with_a_sentence(hosted, monkeypatch, capsys):
+    import gradio as gr
+
+    module, launched = hosted(), {}
+    monkeypatch.setattr(module, "build_demo", lambda: SimpleNamespace(launch=lambda **given: launched.update(given)))
+    assert module.main() == 0
+    faults = [OSError(errno.ENOSPC, "No space left on device", "/secret/a.png"), OSError(errno.EIO, "I/O", "/secret")]
+    monkeypatch.setattr(gr.routes, "upload_fn", AsyncMock(side_effect=faults))
+
+    async def asked():
+        demo = gr.Blocks()
+        demo.max_file_size = None  # which launch() sets
+        return await uploads(gr.routes.App.create_app(demo, app_kwargs=launched["app_kwargs"]))
+
+    (full, broken), said = awaited(asked()), capsys.readouterr().err
+    assert full == (507, "The app's disk is full: try again later, or tell its host.")
+    assert broken == (500, "Internal Server Error"), "other faults stay Gradio's, and in its log"
+    assert "disk is full" in said
 
 
 def test_a_damaged_example_does_not_prevent_the_start(damaged_examples):

@@ -3,9 +3,11 @@
 import errno
 import http.client
 import math
+import os
 import shutil
 import urllib.error
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,6 +163,17 @@ def test_hidden_folders_and_files_are_passed_over(tmp_path):
     (tmp_path / "a" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     read = read_folder(tmp_path, 8)
     assert read.classes == ("a", "b") and read.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", [b"stra\xdfe", b"x" * 201], ids=["Latin-1", "long"])
+def test_a_name_that_no_checkpoint_could_keep_is_refused_before_training_not_after(name, tmp_path):
+    """An archive of an older system unpacks to names that are no UTF-8: saving would fail, after the last epoch."""
+    for folder in (b"cat", name):
+        path = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), folder)))
+        path.mkdir()
+        (path / "1.png").write_bytes(b"")
+    with pytest.raises(InputError, match="rename it"):
+        find_classes(tmp_path)
 
 
 def test_an_empty_class_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """Publishing on the Hub: the real client against a Hub on 127.0.0.1, which takes, refuses, or breaks off."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -146,7 +147,7 @@ def test_a_token_that_is_no_header_stays_secret(online, folder, monkeypatch):
         assert "hf_geh" not in refusal(ask)
 
 
-@pytest.mark.parametrize("repo", ["repo", "a/b/c", "../x", "user/re po", "user/", "/tmp/x", ""])
+@pytest.mark.parametrize("repo", ["repo", "a/b/c", "../x", "user/re po", "user/", "/tmp/x", "", "user/\udcff"])
 def test_what_is_no_repo_id_is_refused(online, folder, repo):
     assert "user/repo" in refusal(lambda: hub.push(folder, repo))
     assert "user/repo" in refusal(lambda: hub.check_write(repo))
@@ -252,6 +253,37 @@ def test_the_command_publishes_or_says_why_not(online, folder, capfd):
     assert hub.main(["push", str(folder), REPO]) == 2
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1 and again(folder) in err and TOKEN not in err
+
+
+@pytest.fixture
+def told_soon(monkeypatch):
+    """Lines about what is under way come twenty times a second, and nothing is too slow."""
+    monkeypatch.setattr(hub, "TELL_EVERY", 0.05)
+    for module in ("hub", "fetch"):
+        monkeypatch.setattr(f"mnv3.{module}.TIMEOUT", 10)
+
+
+def test_a_slow_push_says_how_far_it_is(online, folder, told_soon, capfd):
+    (folder / "curves.png").write_bytes(b"\x89PNG a drawing" * 600_000)  # more than the sockets between take in
+    online.behaviour = "sips"
+    assert hub.main(["push", str(folder), REPO]) == 0
+    told = re.findall(r"^mnv3.hub: publishing to user/repo, .*, \d s so far$", capfd.readouterr().err, re.MULTILINE)
+    parts = [float(done) for line in told for done in re.findall(r"curves.png (\S+) of 8.4 MB", line)]
+    assert len(told) >= 3 and parts == sorted(parts) and 0 < parts[0] < parts[-1]
+
+
+def test_a_slow_hub_is_told_of_before_training_and_a_push_along_the_way_leaves_that_to_it(
+    online, folder, told_soon, monkeypatch, capfd
+):
+    online.limits = lambda path, told=[]: len(told) < 1 and not told.append(path)  # noqa: B006, once
+    monkeypatch.setattr("mnv3.fetch.time.sleep", lambda seconds: threading.Event().wait(0.35))
+    hub.check_write(REPO)
+    assert "asking the Hub whether user/repo may be written to, 0 s so far\n" in capfd.readouterr().err
+    online.behaviour = "sips"
+    pusher = hub.Pusher(REPO)
+    pusher.start(folder)
+    pusher.wait()
+    assert len(online.commits) == 1 and capfd.readouterr().err == ""
 
 
 def test_the_command_runs_as_a_module(private_caches, folder):

@@ -60,6 +60,13 @@ def test_gates_and_metrics_may_be_missing(folder):
     assert found.gates is None and found.metrics == {}
 
 
+def test_an_upload_that_was_cleaned_up_is_asked_for_again(folder):
+    """A page may stay open for longer than uploads are kept."""
+    sent = files(folder)
+    (folder / "config.json").unlink()
+    assert "config.json is no longer here" in refused(own.from_files, sent)
+
+
 class Evil:
     def __init__(self, target):
         self.target = target

@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from gradio_client import Client
 
 import mnv3
 from mnv3.engine import EXAMPLES
+from tests.benchmarks import differential
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 pytest_plugins = ["app_server"]
@@ -78,3 +80,14 @@ def test_other_sites_may_not_read_what_a_local_app_answers(app, origin):
         assert "access-control-allow-origin" not in map(str.lower, headers)
     _, headers, _ = app.request("/config", headers={"Origin": "http://localhost:3000"})
     assert headers["access-control-allow-origin"] == "http://localhost:3000", "this test could not have failed"
+
+
+def test_every_way_to_an_answer_gives_what_the_plain_one_gives(app, tmp_path):
+    """The first 20 files that tests/benchmarks/differential.py compares, by Small; gradio_client, a third of a second
+    a call, has four of them."""
+    client, small = Client(app.url, verbose=False), differential.NETS[:1]
+    files = differential.drawn(20, seed=0, large=0)
+    found = [*differential.compared(files[:4], app, client, tmp_path, small),
+             *differential.compared(files[4:], app, None, tmp_path, small)]  # fmt: skip
+    assert len(found) == 3 * 4 + 2 * 16
+    assert [one for one in found if not differential.is_right(one[1], *one[3:])] == []

@@ -1,11 +1,11 @@
-"""What a host fears, done to `python app.py`: python -m tests.benchmarks.faults [kills crowd left disk] [--times 10]
+"""What a host fears, done to `python app.py`: python -m tests.benchmarks.faults [kills crowd left disk] [--write]
 
 kills  SIGKILL at random moments while eight visitors ask, then a start in the same folders: it answers, and rightly
 crowd  fifty visitors at once: each has the answer to its own picture, or is told that the queue is full
 left   pages that are closed while their 200 pictures are compared: how soon the next visitor's are
 disk   uploads and data: URIs, with files kept for seconds instead of an hour: how much lies on the disk
 
-Linux. No network, and one core is enough. Ends with 1 if anything but that came.
+Each --times 10, unless told otherwise. Linux, no network; one core is enough. Ends with 1 if anything but that came.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tests.app_server import ROOT, App
 from tests.benchmarks.load import picture, upload
+from tests.benchmarks.timing import keep
 
 SMALL = ("Small", "cifar10-small")
 SHORT_LIVED = """
@@ -42,6 +43,10 @@ def expected(path):
 
     top = mnv3.explain(mnv3.load(SMALL[1]), path).top(1)[0]
     return top.label, top.probability
+
+
+def data_uri(path):
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def right(answer, wanted):
@@ -78,7 +83,7 @@ def kills(folder, times):
         outcomes["right after all" if kind == "complete" and right(answer, wanted[number]) else "WRONG"] += 1
     app.kill()
     print(f"kills: {times} times; {dict(outcomes)}")
-    return outcomes["WRONG"] == 0 and outcomes["right after all"] == 8
+    return outcomes["WRONG"] == 0 and outcomes["right after all"] == 8, {"times": times, **outcomes}
 
 
 def crowd(folder, times):
@@ -107,7 +112,8 @@ def crowd(folder, times):
     alive = kind == "complete" and right(answer, wanted[0])
     app.kill()
     print(f"crowd: {times} × 50 at once; {dict(outcomes)}; slowest {max(slowest):.1f} s; alive after: {alive}")
-    return alive and not any(outcome.startswith("WRONG") for outcome in outcomes)
+    found = {"visitors at once": 50, "times": times, **outcomes, "slowest, s": round(max(slowest), 1)}
+    return alive and not any(outcome.startswith("WRONG") for outcome in outcomes), found
 
 
 def comparing(app, session, files):
@@ -146,7 +152,7 @@ def left(folder, times):
     app.kill()
     print(f"left: a comparison of 200 takes {whole:.1f} s; each time that a page left one, {times} in all, the next "
           f"visitor's two pictures came after at most {max(waits):.1f} s")  # fmt: skip
-    return max(waits) < whole / 2
+    return max(waits) < whole / 2, {"times": times, "a whole one, s": round(whole, 1), "next, s": round(max(waits), 1)}
 
 
 def on_disk(folder):
@@ -165,8 +171,7 @@ def disk(folder, times):
         if number % 2:
             app.call("explain", upload(app, path), *SMALL, "")
         else:
-            uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-            app.call("explain", {"url": uri}, *SMALL, "")
+            app.call("explain", {"url": data_uri(path)}, *SMALL, "")
         path.unlink()
         sizes.append(sum(on_disk(place) for place in places) - examples)
     time.sleep(9)
@@ -175,7 +180,8 @@ def disk(folder, times):
     halves = max(sizes[: len(sizes) // 2]), max(sizes[len(sizes) // 2 :])
     print(f"disk: {len(sizes)} pictures, files kept for 4 s; at most {halves[0]:.2f} MB in the first half, "
           f"{halves[1]:.2f} MB in the second, {after:.2f} MB in the end")  # fmt: skip
-    return halves[1] < 1.5 * halves[0] and after < 0.01
+    found = {"pictures": len(sizes), "first half, MB": round(halves[0], 2), "second half, MB": round(halves[1], 2)}
+    return halves[1] < 1.5 * halves[0] and after < 0.01, {**found, "in the end, MB": round(after, 2)}
 
 
 def main():
@@ -183,12 +189,15 @@ def main():
     faults = {"kills": kills, "crowd": crowd, "left": left, "disk": disk}
     parser.add_argument("names", nargs="*", choices=[*faults, []])
     parser.add_argument("--times", type=int, default=10)
-    given, failed = parser.parse_args(), []
+    parser.add_argument("--write", action="store_true", help="keep the result as faults.json")
+    given, failed, results = parser.parse_args(), [], {}
     for name in given.names or faults:
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-            if not faults[name](Path(folder), given.times):
-                failed.append(name)
+            right, results[name] = faults[name](Path(folder), given.times)
+            failed += [name] * (not right)
     print(f"failed: {', '.join(failed) or 'none'}")
+    if given.write:
+        keep(__file__, {**results, "failed": failed})
     return bool(failed)
 
 

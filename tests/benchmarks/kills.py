@@ -1,6 +1,6 @@
 """A training killed (SIGKILL) at random moments, each time resumed, ends as one that nothing interrupted.
 
-    python tests/benchmarks/kills.py [--kills 20] [--seed 0]
+    python tests/benchmarks/kills.py [--kills 20] [--seed 0] [--write]
 
 Saves after every step, so that kills fall into saves too. Prints, for each kill, the step that was saved by then.
 """
@@ -55,6 +55,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="keep the result as kills.json")
     given = parser.parse_args()
     moments, folder = random.Random(given.seed), Path(tempfile.mkdtemp(prefix="kills-"))
     data, out, straight = pictures(folder / "data"), folder / "run", folder / "straight"
@@ -68,10 +69,15 @@ def main():
     assert run(data, out, "--resume") == run(data, straight) == 0, f"see {folder}/log"
     from training_help import differences
 
+    from tests.benchmarks.timing import keep
+
     apart = differences(out, straight)
     left = [path.name for path in out.glob(".*")]
     print(f"{given.kills} kills, {halves} of them in the middle of a save; differs from an uninterrupted run: "
           f"{apart or 'nothing'}; left behind: {left or 'nothing'}")  # fmt: skip
+    if given.write:
+        keep(__file__, {"seed": given.seed, "kills": given.kills, "in the middle of a save": halves,
+                        "steps by then": steps, "differs": apart, "left behind": left})  # fmt: skip
     return bool(apart or left)
 
 

@@ -1,6 +1,6 @@
 """Thousands of files that nobody thought of: each is a picture or one sentence, in under 2 s and 300 MB.
 
-    python tests/benchmarks/pictures.py [--ordinary 1000] [--harmed 2000] [--seed 0]
+    python tests/benchmarks/pictures.py [--ordinary 1000] [--harmed 2000] [--seed 0] [--write]
 
 Prints, for each kind of file, how many were tried, predicted, refused and failed, the slowest and the hungriest. What
 is too slow, too hungry, answered wrongly, raises anything but InputError or ends the process has failed, and is kept in
@@ -94,25 +94,31 @@ def main():
     parser.add_argument("--ordinary", type=int, default=1000)
     parser.add_argument("--harmed", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="keep the result as pictures.json")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         return child(given.child[0], getattr(given, given.child[0]), given.seed, given.child[1])
-    folder, ended, failures = tempfile.mkdtemp(prefix="strange-"), [], 0
+    from tests.benchmarks.timing import keep
+
+    folder, ended, failures, found = tempfile.mkdtemp(prefix="strange-"), [], 0, {}
     for which in ("ordinary", "harmed"):
         words = [sys.executable, __file__, "--child", which, folder, f"--{which}", str(getattr(given, which))]
         made = subprocess.run([*words, "--seed", str(given.seed)], stdout=subprocess.PIPE, text=True,
                               env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
         rows = [json.loads(line) for line in made.stdout.splitlines() if line.startswith("[")]
-        failures += report(which, rows)
+        found[which] = report(which, rows)
+        failures += found[which]["failed"]
         if made.returncode:
             ended.append(f"{which}: the process ended with {made.returncode}; its last file is {which}-now")
     print(*ended, f"what failed is in {folder}" if failures or ended else "none failed", sep="\n")
+    if given.write and not ended:
+        keep(__file__, {"seed": given.seed, **found})
     return bool(failures or ended)
 
 
 def report(which, rows):
-    """The table of one strategy; how many failed."""
+    """Prints the table of one strategy; its last line, of all kinds."""
     kinds = defaultdict(list)
     for row in rows:
         kinds[row[0]].append(row)
@@ -120,10 +126,11 @@ def report(which, rows):
             print(f"  failed: {row[4]:.300}")
     print(f"\n{which}\n\n| kind | tried | predicted | refused | failed | slowest, ms | most, MB |\n|-|-|-|-|-|-|-|")
     for kind, own in [*sorted(kinds.items()), ("all", rows)]:
-        counts = [sum(row[1] == outcome for row in own) for outcome in ("predicted", "refused", "failed")]
+        counts = {outcome: sum(row[1] == outcome for row in own) for outcome in ("predicted", "refused", "failed")}
         slowest, most = max((row[2] for row in own), default=0), max((row[3] for row in own), default=0)
-        print("|", " | ".join(map(str, [kind, len(own), *counts, f"{slowest:.0f}", f"{most / 1e6:.0f}"])), "|")
-    return sum(row[1] == "failed" for row in rows)
+        line = {"tried": len(own), **counts, "slowest, ms": round(slowest), "most, MB": round(most / 1e6)}
+        print("|", kind, "|", " | ".join(map(str, line.values())), "|")
+    return {"kinds": len(kinds), **line}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import PIL
+import torch
+
+from mnv3.processes import cores, machine
+
 PAUSE = 0.05  # seconds
 
 
@@ -46,9 +51,18 @@ def report(
     parser.add_argument("--write", action="store_true", help=f"keep the result as {path.name}")
     given = parser.parse_args()
     found = measured()
-    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    print(text, end="")
+    print(written(found), end="")
     if given.write:
-        path.write_text(text)
+        path.write_text(written(found))
         if drawing:
             path.with_suffix(".svg").write_text(drawing(found))
+
+
+def written(found: dict) -> str:
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def keep(path: str, found: dict) -> None:
+    """A result as .json beside its benchmark, with the machine and the cores that it was allowed."""
+    about = {**machine(torch.device("cpu")), "cores used": cores(), "Pillow": PIL.__version__}
+    Path(path).with_suffix(".json").write_text(written({"machine": about, **found}))
