@@ -42,8 +42,8 @@ OWN = (
     "pickles."
 )
 MANY = (
-    f"Choose up to {compare.MOST_PICTURES} pictures: each gets a row with what every checkpoint says, disagreements "
-    "first."
+    f"Choose up to {compare.MOST_PICTURES} pictures, or none to compare the examples: each gets a row with what every "
+    "checkpoint says, disagreements first."
 )
 KNOWS = "What the network was trained on decides what it can name."
 ABOUT = "What MobileNetV3 sees in your picture, and what its attention did to it."
@@ -224,10 +224,11 @@ def class_view(tab: str, image, model: str, weights: str, blocks: list[str] | No
 
 @in_their_language
 def compare_many(files, weights: str, columns: list[str] | None, progress=gr.Progress()):  # noqa: B008
-    """The table of many pictures, again and again as it grows, so that a cancelled one leaves what it has."""
-    if not files:
-        yield page.hint(say(MANY))
-        return
+    """The table of many pictures, again and again as it grows, so that a cancelled one leaves what it has.
+
+    files: (name, path) of each; without any, the examples.
+    """
+    files = files or [(path.name, str(path)) for path in engine.example_pictures()]
     try:
         checkpoints = choice.several(weights, columns)
     except InputError as error:
@@ -421,8 +422,8 @@ def build_demo() -> gr.Blocks:
                     panel = gr.HTML("", elem_id="panel", js_on_load=detail.SCRIPT)
                 with gr.Tab(I18N("Compare"), id="compare") as compare_tab:
                     columns = _columns(mine)
-                    comparison = gr.HTML(empty(START), elem_id="comparison", js_on_load=detail.SCRIPT)
                     _many(weights, columns)
+                    comparison = gr.HTML(empty(START), elem_id="comparison", js_on_load=detail.SCRIPT)
                 with gr.Tab(I18N("Classes"), id="classes") as classes_tab:
                     _classes_tab(tab, image, model, weights, button)
                 with gr.Tab(I18N("Trust"), id="trust"):
