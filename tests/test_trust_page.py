@@ -251,6 +251,22 @@ def model(name, top1, data="A", n=100, madds_side=32, title=None):
     return Model(entry, entry.title, Spec.of("small", 1.0, 10, 2), madds_side, data, data, result)
 
 
+def test_the_table_calls_networks_by_the_fields_names(found):
+    no_se = replace(found[0], spec=Spec.of("small-no-se", 0.75))
+    article = next(m for m in found if m.entry.name == "cifar10-article-large")
+    rows = [row for m in (no_se, article) for row in whole(table([m])).rows[1:]]
+    assert "Small without SE, width 0.75" in rows[0] and "Large as the article built it" in rows[1]
+
+
+def test_the_most_accurate_for_their_cost_are_named():
+    """Dearer and no more accurate, or as dear and less, is not among them."""
+    made = [model("a", 0.7, madds_side=64), model("b", 0.8, madds_side=96), model("c", 0.7, madds_side=128),
+            model("d", 0.8, madds_side=128), model("e", 0.9, madds_side=160),
+            model("f", 0.85, madds_side=160)]  # fmt: skip
+    said = whole(accuracy_against_cost(made[::-1])).text.partition("cost or less:")[2].partition(". ")[0]
+    assert re.findall(r"(\w) \d\d\.0%", said) == ["a", "b", "e"]
+
+
 def test_accuracies_on_other_pictures_are_not_on_one_axis():
     shown = whole(accuracy_against_cost([model("a", 0.9), model("b", 0.8), model("c", 0.7, "B"), model("d", 0.6, "B"),
                                          model("e", 0.5, n=99)]))  # fmt: skip
