@@ -385,6 +385,10 @@ def fetch_here(weights: str, times: int, progress=gr.Progress()):  # noqa: B008
     return words, words, times
 
 
+# always_last, since by itself Gradio drops a click that comes while the one before is worked on
+QUIET = {"api_visibility": "private", "queue": False, "show_progress": "hidden", "trigger_mode": "always_last"}
+
+
 def build_demo() -> gr.Blocks:
     """The whole app. Touches no network and loads no network: that waits for the first picture."""
     family = choice.default_family()
@@ -402,6 +406,8 @@ def build_demo() -> gr.Blocks:
                 weights = gr.Dropdown(choice.families(variant), value=family, label=I18N("Weights"),
                                       elem_id="weights",
                                       info=I18N(KNOWS))
+                # before all other listeners of `model`: the browser awaits it, so none gets a pair that doesn't fit
+                model.input(weights_list, [model, weights, mine], weights, **QUIET)
                 fetch_weights = gr.Button(I18N("Fetch weights"), visible=False, elem_id="fetch")
                 button = gr.Button(I18N("Explain"), variant="primary", elem_id="explain")
                 examples = gr.Examples([[str(path)] for path in engine.example_pictures()], image,
@@ -445,13 +451,10 @@ def _wire(
     run = {"fn": show, "inputs": [tab, image, model, weights, target, inside, columns], "outputs": outputs,
            "show_progress": "full", "concurrency_id": "network", "concurrency_limit": AT_ONCE,
            "trigger_mode": "always_last", "api_visibility": "private"}  # fmt: skip
-    # always_last, since by itself Gradio drops a click that comes while the one before is worked on
-    quiet = {"api_visibility": "private", "queue": False, "show_progress": "hidden", "trigger_mode": "always_last"}
     fetched = gr.State(0)
-    remember = {**quiet, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
+    remember = {**QUIET, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
     news = [image.change, weights.change, model.input, button.click]
     button.click(lambda: None, None, target, **remember)  # back to the likeliest class
-    model.input(weights_list, [model, weights, mine], weights, **quiet)
     label.select(_selected, [image, model, weights], target, **remember)
     panel.click(_inside, [image, model, weights], inside, **remember)
     for chosen_tab in tabs:
@@ -462,10 +465,10 @@ def _wire(
     asked = panel.save(gates_file, [image, model, weights, target], file, show_progress="hidden",
                        concurrency_id="network", api_visibility="private")  # fmt: skip
     asked.then(None, file, None, js=browser.SAVE_FILE)
-    weights.change(fetch_button, weights, fetch_weights, **quiet)
+    weights.change(fetch_button, weights, fetch_weights, **QUIET)
     fetching = fetch_weights.click(fetch_here, [weights, fetched], [notes, comparison, fetched],
                                    api_visibility="private", concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
-    fetching.then(fetch_button, weights, fetch_weights, **quiet)
+    fetching.then(fetch_button, weights, fetch_weights, **QUIET)
 
 
 def _columns(mine) -> gr.Dropdown:
