@@ -71,6 +71,7 @@ CHINESE = {
     "test pictures": "测试图片",
     "ImageNet-1k, 1.28 million photographs": "ImageNet-1k，128 万张照片",
     "ImageNet-21k, then ImageNet-1k, 1.28 million photographs": "ImageNet-21k，再用 ImageNet-1k，128 万张照片",
+    "CIFAR-10 as re-encoded JPEGs": "CIFAR-10（重新编码为 JPEG）",
     "training pictures, without those held out": "训练图片，不含留出部分",
     "training pictures": "训练图片",
     "example pictures": "示例图片",
@@ -312,6 +313,7 @@ CHINESE = {
         "随机化权重（Adebayo 等，2018）：把每个学得的张量中的值打乱，再用示例图片重新统计 BatchNorm；"
         "否则这样的网络对任何输入的回答都相同。",
     # Models
+    "Claims": "文章的论断（以下为英文）",
     "Trained on": "训练数据",
     "Parameters": "参数量",
     "Multiply-adds": "乘加运算量",

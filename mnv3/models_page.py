@@ -86,6 +86,7 @@ def _model(entry: Entry) -> Model:
 
 def overview(found: Sequence[Model]) -> str:
     """Table, plots of accuracy against cost, training curves, and the article's claims."""
+    found = in_order(found)
     return (
         f'<div class="mnv3">{table(found)}<p><small>{say(TO_FETCH)}</small></p>'
         f'<h3>{say("Accuracy against cost")}</h3>{accuracy_against_cost(found)}'
@@ -93,10 +94,21 @@ def overview(found: Sequence[Model]) -> str:
     )
 
 
+def in_order(found: Sequence[Model]) -> list[Model]:
+    """Those here first, then the visitor's own; of one set of pictures the most accurate first."""
+    return sorted(
+        found,
+        key=lambda model: (
+            model.entry.state != "here", not is_own(model.entry.name), model.measured_on,
+            -model.result["top1"] if model.result else 0,
+        ),
+    )  # fmt: skip
+
+
 def table(found: Sequence[Model]) -> str:
-    """A row per entry, those here first. top-1 always stands with its n and its pictures."""
+    """A row per entry. top-1 always stands with its n and its pictures."""
     names = (say("Model"), say("Trained on"), "top-1", say("Parameters"), say("Multiply-adds"), "MB", say("State"))
-    rows = "".join(_row(model, names) for model in sorted(found, key=lambda model: model.entry.state != "here"))
+    rows = "".join(_row(model, names) for model in found)
     head = "".join(f"<th>{name}</th>" for name in names)
     return f"<table class='models'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
@@ -157,7 +169,7 @@ def _cost_plot(key: tuple, group: Sequence[Model]) -> str:
     y = percent("top-1", min(ys) - 0.01, min(1, max(ys) + 0.01))
     plot = scatter(say("top-1 against multiply-adds: {points}", points="; ".join(map(_told, points))), points, x, y)
     on = say("top-1 on {n:,} {of}", n=n, of=escape(known(str(pictures))))
-    caption = f"<figcaption>{escape(data)}<small>{on}</small></figcaption>"
+    caption = f"<figcaption>{escape(known(data))}<small>{on}</small></figcaption>"
     names = escape("; ".join(map(_told, _front(points))))
     best = say("The most accurate for their cost or less: {names}.", names=names)
     return f"<figure>{caption}{plot}<p>{best}</p></figure>"

@@ -11,7 +11,7 @@ import mnv3
 from mnv3 import engine, models_page, own, plot, trust_page
 from mnv3.catalogue import Entry, catalogue
 from mnv3.faithfulness import NETS, RANDOM_MAPS, STEPS, Faithfulness, Trial, put_to_trial
-from mnv3.models_page import Model, accuracy_against_cost, log_of, models, overview, table, training_curves
+from mnv3.models_page import Model, accuracy_against_cost, in_order, log_of, models, overview, table, training_curves
 from mnv3.plot import Axis, Line, Point, label_places, numbers, percent, powers
 from mnv3.tables import Spec, multiply_adds, parameters
 
@@ -256,6 +256,15 @@ def test_the_table_calls_networks_by_the_fields_names(found):
     article = next(m for m in found if m.entry.name == "cifar10-article-large")
     rows = [row for m in (no_se, article) for row in whole(table([m])).rows[1:]]
     assert "Small without SE, width 0.75" in rows[0] and "Large as the article built it" in rows[1]
+
+
+def test_the_best_on_the_same_pictures_come_first(found):
+    made = [model("a", 0.7), model("b", 0.9, "B"), model("c", 0.8), model("d", 0.6, "B")]
+    away = replace(model("e", 0.95), entry=replace(made[0].entry, name="e", state="download"))
+    mine = replace(model("f", 0.1), entry=replace(made[0].entry, name=f"{own.PREFIX}f"))
+    assert [m.entry.name[-1] for m in in_order([away, *made, mine])] == list("fcabde")
+    shown = [row for row in whole(overview(found)).rows if "cifar10-" in row]
+    assert "cifar10-small" in shown[0], "not the article's, which alphabet would put first"
 
 
 def test_the_most_accurate_for_their_cost_are_named():
