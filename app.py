@@ -48,8 +48,8 @@ OWN = (
     "pickles."
 )
 MANY = (
-    f"Choose up to {compare.MOST_PICTURES} pictures: each gets a row with what every checkpoint says, disagreements "
-    "first."
+    f"Choose up to {compare.MOST_PICTURES} pictures, or none to compare the examples: each gets a row with what every "
+    "checkpoint says, disagreements first."
 )
 KNOWS = "What the network was trained on decides what it can name."
 ABOUT = "What MobileNetV3 sees in your picture, and what its attention did to it."
@@ -244,10 +244,11 @@ def class_view(tab: str, image, model: str, weights: str, blocks: list[str] | No
 
 @in_their_language
 def compare_many(files, weights: str, columns: list[str] | None, progress=gr.Progress()):  # noqa: B008
-    """The table of many pictures, again and again as it grows, so that a cancelled one leaves what it has."""
-    if not files:
-        yield page.hint(say(MANY))
-        return
+    """The table of many pictures, again and again as it grows, so that a cancelled one leaves what it has.
+
+    files: (name, path) of each; without any, the examples.
+    """
+    files = files or [(path.name, str(path)) for path in engine.example_pictures()]
     try:
         checkpoints = choice.several(weights, columns)
     except InputError as error:
@@ -406,6 +407,10 @@ def fetch_here(weights: str, times: int, progress=gr.Progress()):  # noqa: B008
     return words, words, times
 
 
+# always_last, since by itself Gradio drops a click that comes while the one before is worked on
+QUIET = {"api_visibility": "private", "queue": False, "show_progress": "hidden", "trigger_mode": "always_last"}
+
+
 def build_demo() -> gr.Blocks:
     """The whole app. Touches no network and loads no network: that waits for the first picture."""
     family = choice.default_family()
@@ -423,6 +428,8 @@ def build_demo() -> gr.Blocks:
                 weights = gr.Dropdown(choice.families(variant), value=family, label=I18N("Weights"),
                                       elem_id="weights",
                                       info=I18N(KNOWS))
+                # before all other listeners of `model`: the browser awaits it, so none gets a pair that doesn't fit
+                model.input(weights_list, [model, weights, mine], weights, **QUIET)
                 fetch_weights = gr.Button(I18N("Fetch weights"), visible=False, elem_id="fetch")
                 button = gr.Button(I18N("Explain"), variant="primary", elem_id="explain")
                 examples = gr.Examples([[str(path)] for path in engine.example_pictures()], image,
@@ -443,8 +450,8 @@ def build_demo() -> gr.Blocks:
                     panel = gr.HTML("", elem_id="panel", js_on_load=detail.SCRIPT)
                 with gr.Tab(I18N("Compare"), id="compare") as compare_tab:
                     columns = _columns(mine)
-                    comparison = gr.HTML(empty(START), elem_id="comparison", js_on_load=detail.SCRIPT)
                     _many(weights, columns)
+                    comparison = gr.HTML(empty(START), elem_id="comparison", js_on_load=detail.SCRIPT)
                 with gr.Tab(I18N("Classes"), id="classes") as classes_tab:
                     _classes_tab(tab, image, model, weights, button)
                 with gr.Tab(I18N("Trust"), id="trust"):
@@ -466,13 +473,10 @@ def _wire(
     run = {"fn": show, "inputs": [tab, image, model, weights, target, inside, columns], "outputs": outputs,
            "show_progress": "full", "concurrency_id": "network", "concurrency_limit": AT_ONCE,
            "trigger_mode": "always_last", "api_visibility": "private"}  # fmt: skip
-    # always_last, since by itself Gradio drops a click that comes while the one before is worked on
-    quiet = {"api_visibility": "private", "queue": False, "show_progress": "hidden", "trigger_mode": "always_last"}
     fetched = gr.State(0)
-    remember = {**quiet, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
+    remember = {**QUIET, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
     news = [image.change, weights.change, model.input, button.click]
     button.click(lambda: None, None, target, **remember)  # back to the likeliest class
-    model.input(weights_list, [model, weights, mine], weights, **quiet)
     label.select(_selected, [image, model, weights], target, **remember)
     panel.click(_inside, [image, model, weights], inside, **remember)
     for chosen_tab in tabs:
@@ -483,10 +487,10 @@ def _wire(
     asked = panel.save(gates_file, [image, model, weights, target], file, show_progress="hidden",
                        concurrency_id="network", api_visibility="private")  # fmt: skip
     asked.then(None, file, None, js=browser.SAVE_FILE)
-    weights.change(fetch_button, weights, fetch_weights, **quiet)
+    weights.change(fetch_button, weights, fetch_weights, **QUIET)
     fetching = fetch_weights.click(fetch_here, [weights, fetched], [notes, comparison, fetched],
                                    api_visibility="private", concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
-    fetching.then(fetch_button, weights, fetch_weights, **quiet)
+    fetching.then(fetch_button, weights, fetch_weights, **QUIET)
 
 
 def _columns(mine) -> gr.Dropdown:

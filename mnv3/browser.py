@@ -10,6 +10,7 @@ LAYOUT = """
 #title { padding: 0; } #title h1 { margin: 0; display: inline; font-size: 20px; }
 #title p { display: inline; margin-left: 12px; } #examples .gallery { gap: 4px; }
 #notes .html-container, #panel .html-container, #pictures .html-container { padding: 0; }
+footer .divider:last-child { display: none; }
 footer :is(button, a, .divider) { color: var(--body-text-color) !important; opacity: .8; }
 #right .tab-wrapper button.selected { color: #c2410c; } .dark #right .tab-wrapper button.selected { color: #fb923c; }
 #many-shown .pending .hint { visibility: hidden; }
@@ -18,6 +19,7 @@ footer :is(button, a, .divider) { color: var(--body-text-color) !important; opac
   #right .tab-wrapper button { padding: 0 7px; }
   #left { display: contents; } #right { order: 1; } #examples { order: 2; }
   #notes:has(.problem), #notes:has(.hint) { order: -1; }
+  #right .progress-text { transform: none; top: auto; bottom: 0; }
 }
 """
 CSS = "".join([LAYOUT, page.CSS, detail.CSS, classes.CSS, compare.CSS, plot.CSS, trust_page.CSS, models_page.CSS])
@@ -34,6 +36,11 @@ for (const [event, seen] of [["error", "hidden"], ["load", ""]])
   document.addEventListener(event, ({ target }) => {
     if (target.matches?.("#picture img")) target.style.visibility = seen;
   }, true);
+// an example is called by its file's name: jumbo jet
+document.addEventListener("load", ({ target }) => {
+  if (!target.matches?.("#examples img")) return;
+  target.alt = target.src.split("/").pop().split(".")[0].replaceAll("-", " ");
+}, true);
 // a screen reader asks for it
 if (navigator.language.startsWith("zh")) document.documentElement.lang = "zh-Hans";
 document.addEventListener("paste", (event) => {

@@ -34,7 +34,7 @@ from .checkpoints import (
 from .errors import InputError
 from .fetch import TIMEOUT, Progress, cached, damaged, fetch_repo, is_repo_id
 from .images import Preprocessing
-from .tables import Spec
+from .tables import Spec, called
 
 BUNDLED = Path(__file__).parent / "weights"
 
@@ -157,7 +157,7 @@ def catalogue() -> list[Entry]:
             else:  # bundled: looked at on disk below
                 continue
             state = "here" if _cached(name) else "download"
-            entries.append(Entry(name, family, variant, f"{variant.title()} · {family}", state, megabytes))
+            entries.append(Entry(name, family, variant, f"{called(variant)} · {family}", state, megabytes))
     entries += [_bundled_entry(name) for name in bundled_names()]
     return [replace(e, state="failed", why=_failures[e.name]) if e.name in _failures else e for e in entries]
 
@@ -172,7 +172,7 @@ def _bundled_entry(name: str) -> Entry:
     except InputError as error:
         return Entry(name, family, "", name, "failed", size, str(error))
     variant = spec.variant.removeprefix("article-")
-    return Entry(name, family, variant, f"{variant.title()} · {family}", "here", size)
+    return Entry(name, family, variant, f"{called(variant)} · {family}", "here", size)
 
 
 def is_here(name: str) -> bool:

@@ -31,8 +31,9 @@ CHINESE = {
     "Pictures, up to 200": "图片（最多 200 张）",
     "Compare all": "全部对比",
     "Cancel": "取消",
-    "Choose up to 200 pictures: each gets a row with what every checkpoint says, disagreements first.":
-        "最多选择 200 张图片：每张一行，列出各检查点的判断，意见不一致的排在前面。",
+    "Choose up to 200 pictures, or none to compare the examples: each gets a row with what every checkpoint says, "
+    "disagreements first.":
+        "最多选择 200 张图片，不选则对比示例图片：每张一行，列出各检查点的判断，意见不一致的排在前面。",
     "Blocks": "模块",
     "Up to four; the picture’s three likeliest while empty.": "最多四个；留空则取该图片最可能的三个类别。",
     "Up to four; the most and the least class-specific while empty.": "最多四个；留空则取类别特异性最高和最低的模块。",
@@ -70,6 +71,7 @@ CHINESE = {
     "test pictures": "测试图片",
     "ImageNet-1k, 1.28 million photographs": "ImageNet-1k，128 万张照片",
     "ImageNet-21k, then ImageNet-1k, 1.28 million photographs": "ImageNet-21k，再用 ImageNet-1k，128 万张照片",
+    "CIFAR-10 as re-encoded JPEGs": "CIFAR-10（重新编码为 JPEG）",
     "training pictures, without those held out": "训练图片，不含留出部分",
     "training pictures": "训练图片",
     "example pictures": "示例图片",
@@ -312,6 +314,7 @@ CHINESE = {
         "随机化权重（Adebayo 等，2018）：把每个学得的张量中的值打乱，再用示例图片重新统计 BatchNorm；"
         "否则这样的网络对任何输入的回答都相同。",
     # Models
+    "Claims": "文章的论断（以下为英文）",
     "Trained on": "训练数据",
     "Parameters": "参数量",
     "Multiply-adds": "乘加运算量",
@@ -324,6 +327,8 @@ CHINESE = {
     "not measured": "未测量",
     "on {n:,} {of}": "在 {n:,} 张{of}上",
     "{variant}, width {width:g}": "{variant}，宽度 {width:g}",
+    "{size} as the article built it": "文章实现的 {size}",
+    "The most accurate for their cost or less: {names}.": "同等或更低运算量下最准确的是：{names}。",
     "at {side}×{side}": "输入 {side}×{side}",
     "Accuracy against cost": "准确率与运算量",
     "How they were trained": "训练过程",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from .claims import HEAD, SWEEP_HEAD, Claim, claims, read, sweep
+from .words import say
 
 CSS = """
 .mnv3 table.claims td:nth-child(2) { min-width: 180px; } .mnv3 table.claims code { overflow-wrap: anywhere; }
@@ -17,12 +18,12 @@ CSS = """
 def section() -> str:
     """Every claim with its number, how it was measured and the verdict; below, what each network costs.
 
-    In English for everyone, and marked so: README's tables word for word.
+    In English for everyone, and marked so: README's tables word for word. The heading says it in other languages.
     """
     data = read()
     return (
-        "<div lang='en'><h3>Claims</h3><p>What the article that this project grew from says of MobileNetV3, and what "
-        "became of it. Verdicts are computed wherever a number decides; README has the rules.</p>"
+        f"<h3>{say('Claims')}</h3><div lang='en'><p>What the article that this project grew from says of "
+        "MobileNetV3, and what became of it. Verdicts are computed wherever a number decides; README has the rules.</p>"
         f"{_table('models claims', HEAD, [_cells(claim) for claim in claims(data)])}"
         "<details><summary>What each network costs</summary>"
         f"{_table('models', SWEEP_HEAD, [[escape(cell) for cell in row] for row in sweep(data)])}</details></div>"

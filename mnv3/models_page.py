@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from html import escape
 
 from . import claims_page, engine
+from .article import ArticleSpec
 from .catalogue import IMAGENET, TIMM, TORCHVISION, Entry, published_top1, torchvision_weights
 from .checkpoints import Checkpoint
 from .errors import InputError
 from .own import is_own, kept
 from .plot import Axis, Line, Point, legend, lines, numbers, percent, powers, scatter
-from .tables import Spec, multiply_adds, parameters
+from .tables import Spec, called, multiply_adds, parameters
 from .words import known, say
 
 VALIDATION = "validation pictures, as published"
@@ -85,6 +86,7 @@ def _model(entry: Entry) -> Model:
 
 def overview(found: Sequence[Model]) -> str:
     """Table, plots of accuracy against cost, training curves, and the article's claims."""
+    found = in_order(found)
     return (
         f'<div class="mnv3">{table(found)}<p><small>{say(TO_FETCH)}</small></p>'
         f'<h3>{say("Accuracy against cost")}</h3>{accuracy_against_cost(found)}'
@@ -92,10 +94,21 @@ def overview(found: Sequence[Model]) -> str:
     )
 
 
+def in_order(found: Sequence[Model]) -> list[Model]:
+    """Those here first, then the visitor's own; of one set of pictures the most accurate first."""
+    return sorted(
+        found,
+        key=lambda model: (
+            model.entry.state != "here", not is_own(model.entry.name), model.measured_on,
+            -model.result["top1"] if model.result else 0,
+        ),
+    )  # fmt: skip
+
+
 def table(found: Sequence[Model]) -> str:
-    """A row per entry, those here first. top-1 always stands with its n and its pictures."""
+    """A row per entry. top-1 always stands with its n and its pictures."""
     names = (say("Model"), say("Trained on"), "top-1", say("Parameters"), say("Multiply-adds"), "MB", say("State"))
-    rows = "".join(_row(model, names) for model in sorted(found, key=lambda model: model.entry.state != "here"))
+    rows = "".join(_row(model, names) for model in found)
     head = "".join(f"<th>{name}</th>" for name in names)
     return f"<table class='models'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
@@ -111,15 +124,20 @@ def _row(model: Model, names: Sequence[str]) -> str:
         if model.result:
             on = say("on {n:,} {of}", n=model.result["n"], of=escape(known(str(model.result["pictures"]))))
             accuracy = f"{model.result['top1']:.1%}<small>{on}</small>"
-        size = say("{variant}, width {width:g}", variant=escape(spec.variant.title()), width=spec.width)
         at = say("at {side}×{side}", side=model.side)
         cells[:4] = [
-            escape(known(model.data)), accuracy, f"{parameters(spec):,}<small>{size}</small>",
+            escape(known(model.data)), accuracy, f"{parameters(spec):,}<small>{_size(spec)}</small>",
             f"{model.multiply_adds / 1e6:,.1f} M<small>{at}</small>",
         ]  # fmt: skip
     kinds = ("", "", " class='number'", " class='number'", " class='number'", "")
     tds = "".join(f"<td{k} data-label='{n}'>{c}</td>" for k, n, c in zip(kinds, names[1:], cells, strict=True))
     return f"<tr><th scope='row'>{title}</th>{tds}</tr>"
+
+
+def _size(spec: Spec | ArticleSpec) -> str:
+    if isinstance(spec, ArticleSpec):
+        return say("{size} as the article built it", size=called(spec.variant.removeprefix("article-")))
+    return say("{variant}, width {width:g}", variant=escape(called(spec.variant)), width=spec.width)
 
 
 def accuracy_against_cost(found: Sequence[Model]) -> str:
@@ -149,11 +167,25 @@ def _cost_plot(key: tuple, group: Sequence[Model]) -> str:
     xs, ys = [p.x for p in points], [p.y for p in points]
     x = powers(say("million multiply-adds"), min(xs), max(xs))
     y = percent("top-1", min(ys) - 0.01, min(1, max(ys) + 0.01))
-    told = "; ".join(say("{name} {top1:.1%} at {cost:,.1f} million", name=p.label, top1=p.y, cost=p.x) for p in points)
-    plot = scatter(say("top-1 against multiply-adds: {points}", points=told), points, x, y)
+    plot = scatter(say("top-1 against multiply-adds: {points}", points="; ".join(map(_told, points))), points, x, y)
     on = say("top-1 on {n:,} {of}", n=n, of=escape(known(str(pictures))))
-    caption = f"<figcaption>{escape(data)}<small>{on}</small></figcaption>"
-    return f"<figure>{caption}{plot}</figure>"
+    caption = f"<figcaption>{escape(known(data))}<small>{on}</small></figcaption>"
+    names = escape("; ".join(map(_told, _front(points))))
+    best = say("The most accurate for their cost or less: {names}.", names=names)
+    return f"<figure>{caption}{plot}<p>{best}</p></figure>"
+
+
+def _told(point: Point) -> str:
+    return say("{name} {top1:.1%} at {cost:,.1f} million", name=point.label, top1=point.y, cost=point.x)
+
+
+def _front(points: Sequence[Point]) -> list[Point]:
+    """Those that no other matches in accuracy at the same cost or less, cheapest first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.x, -p.y)):
+        if not front or point.y > front[-1].y:
+            front.append(point)
+    return front
 
 
 def _short(model: Model) -> str:

@@ -55,7 +55,8 @@ CSS = """
 .mnv3 figure { margin: 0; } .mnv3.pair { display: flex; gap: 12px; }
 .mnv3.pair figure { flex: 1 1 130px; max-width: 190px; } .mnv3 figcaption { min-height: 2.9em; }
 .mnv3 th .scale { width: 56px; }
-.mnv3 .narrow { width: 10%; } .mnv3 .counts { width: 14%; } .mnv3 td.counts span { white-space: nowrap; }
+.mnv3 .narrow { width: 10%; } .mnv3 .counts { width: 15.5%; } .mnv3 th.energy { width: 12.5%; }
+.mnv3 td.counts span { white-space: nowrap; }
 .mnv3 .effect { width: 22%; }
 @media (max-width: 640px) {
   .mnv3 table.columns, .mnv3 table.columns thead, .mnv3 table.columns tbody { display: block; }
@@ -70,7 +71,7 @@ CSS = """
   .mnv3 table.panel th, .mnv3 table.panel td { border: 0 !important; padding: 2px 4px; }
   .mnv3 table.panel thead th { display: none; } .mnv3 table.panel thead th.gates { display: block; grid-column: 1 / 4; }
   .mnv3 table.panel td.counts { grid-row: 2; } .mnv3 table.panel td.effect { grid-row: 2; grid-column: 2 / 4; }
-  .mnv3 .narrow, .mnv3 .counts, .mnv3 .effect { width: auto; }
+  .mnv3 .narrow, .mnv3 .counts, .mnv3 th.energy, .mnv3 .effect { width: auto; }
 }
 """
 
@@ -177,7 +178,7 @@ def panel(explanation: Explanation, index: int, opened: tuple[int, str] | None =
         ("narrow", say("Block"), say("map, gates")),
         ("gates", say("Gates, one cell a channel"), gate_legend()),
         ("counts", say("Closed / open"), say("exactly 0 / 1, and mean")),
-        ("narrow", say("Energy moved"), say("blue: away, orange: to")),
+        ("energy", say("Energy moved"), say("blue: away, orange: to")),
         ("effect", say("Effect on p(‘{label}’)", label=label), say("own gates − reference gates")),
     )
     head = "".join(f"<th class='{kind}'>{title}<small>{below}</small></th>" for kind, title, below in columns)
@@ -192,8 +193,9 @@ def panel(explanation: Explanation, index: int, opened: tuple[int, str] | None =
         f"<td class='effect'>{effect(effects[-1], largest)}</td></tr>"
     )
     return (
-        f"<div class='mnv3'><div class='wide'><table class='panel'><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div><p>{_most(explanation, index, effects)} {DOWNLOADS}</p>"
+        f"<div class='mnv3'><p>{_most(explanation, index, effects)} {DOWNLOADS}</p>"
+        f"<div class='wide'><table class='panel'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}"
+        "</tbody></table></div>"
         f"<p><small>{_reference(explanation)} {say(EFFECT)} {say(NOT_A_HEATMAP)}</small></p></div>"
     )
 

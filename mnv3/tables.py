@@ -234,9 +234,7 @@ class Spec:
     @property
     def title(self) -> str:
         """What it is called: 'MobileNetV3-Small, width 1'."""
-        base, _, less = self.variant.partition("-")
-        name = "MobileNetV2" if base == "v2" else f"MobileNetV3-{base.title()}"
-        return f"{name}{f' {WITHOUT[less][1]}' if less in WITHOUT else ''}, width {self.width:g}"
+        return f"{'' if self.variant == 'v2' else 'MobileNetV3-'}{called(self.variant)}, width {self.width:g}"
 
     def layers(self, size: int = 224) -> Iterator[Layer]:
         """Every convolution and linear layer in order of computation, for a picture of size × size."""
@@ -309,6 +307,13 @@ def _check_row(name: str, row: Row) -> None:
     choice(f"{name}.act", row.act, ACTIVATIONS)
     if not isinstance(row.se, bool):
         raise InputError(f"`{name}.se` (={row.se!r:.60}) must be true or false.")
+
+
+def called(variant: str) -> str:
+    """'Small', 'Small without SE', 'MobileNetV2': the name of a variant among MobileNets."""
+    base, _, less = variant.partition("-")
+    name = "MobileNetV2" if base == "v2" else base.title()
+    return f"{name} {WITHOUT[less][1]}" if less in WITHOUT else name
 
 
 def squeeze_width(spec: Spec, row: Row) -> int:

@@ -269,15 +269,38 @@ def test_weights_that_need_fetching(page, explained):
     fetch.wait_for(state="hidden")
 
 
-def test_weights_that_only_large_has(page, explained):
-    """Small takes over with weights that it has, and without an error."""
+SLOW_LISTS = """
+const asked = window.fetch
+window.fetch = async (...request) => {  // what Gradio does not queue
+  if (String(request[0]?.url ?? request[0]).includes('/run/')) await new Promise(done => setTimeout(done, 1000))
+  return asked(...request)
+}
+"""
+
+
+def test_weights_that_only_large_has(visit, explained):
+    """Small takes over with weights that it has, and without an error, however long their list is under way."""
+    page = visit(script=SLOW_LISTS)
     example(page, FROG)
     wait_for(page, explained("Large", FROG))
     choose_weights(page, "ImageNet · torchvision V1")
     page.locator("#notes [role=alert]").filter(has_text="Fetch weights").wait_for()
+    page.get_by_role("tab", name="Classes").click()
+    page.locator("#classview [role=alert]").filter(has_text="Fetch weights").wait_for()
+    page.evaluate(
+        """() => {
+            window.said = ''
+            const note = () => window.said += document.querySelector('#right').textContent
+            new MutationObserver(note).observe(document.querySelector('#right'), {childList: true, subtree: true})
+        }"""
+    )
     page.get_by_label("Small").check()
-    wait_for(page, explained("Small", FROG))
+    page.locator("#classview table.specific tr").nth(8).wait_for()
     assert page.locator("#weights input").input_value() == "CIFAR-10 · bundled"
+    page.get_by_role("tab", name="Look").click()
+    wait_for(page, explained("Small", FROG))
+    said = page.evaluate("window.said")
+    assert "gate variance" in said and "has no weights" not in said, "not even while the list was under way"
 
 
 # Inside a block -------------------------------------------------------------------------------------------------

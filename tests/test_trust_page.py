@@ -11,7 +11,7 @@ import mnv3
 from mnv3 import engine, models_page, own, plot, trust_page
 from mnv3.catalogue import Entry, catalogue
 from mnv3.faithfulness import NETS, RANDOM_MAPS, STEPS, Faithfulness, Trial, put_to_trial
-from mnv3.models_page import Model, accuracy_against_cost, log_of, models, overview, table, training_curves
+from mnv3.models_page import Model, accuracy_against_cost, in_order, log_of, models, overview, table, training_curves
 from mnv3.plot import Axis, Line, Point, label_places, numbers, percent, powers
 from mnv3.tables import Spec, multiply_adds, parameters
 
@@ -249,6 +249,31 @@ def model(name, top1, data="A", n=100, madds_side=32, title=None):
     entry = Entry(name, name, "small", title or f"Small · {name}", "here", 3.0)
     result = {"top1": top1, "n": n, "pictures": "test pictures"}
     return Model(entry, entry.title, Spec.of("small", 1.0, 10, 2), madds_side, data, data, result)
+
+
+def test_the_table_calls_networks_by_the_fields_names(found):
+    no_se = replace(found[0], spec=Spec.of("small-no-se", 0.75))
+    article = next(m for m in found if m.entry.name == "cifar10-article-large")
+    rows = [row for m in (no_se, article) for row in whole(table([m])).rows[1:]]
+    assert "Small without SE, width 0.75" in rows[0] and "Large as the article built it" in rows[1]
+
+
+def test_the_best_on_the_same_pictures_come_first(found):
+    made = [model("a", 0.7), model("b", 0.9, "B"), model("c", 0.8), model("d", 0.6, "B")]
+    away = replace(model("e", 0.95), entry=replace(made[0].entry, name="e", state="download"))
+    mine = replace(model("f", 0.1), entry=replace(made[0].entry, name=f"{own.PREFIX}f"))
+    assert [m.entry.name[-1] for m in in_order([away, *made, mine])] == list("fcabde")
+    shown = [row for row in whole(overview(found)).rows if "cifar10-" in row]
+    assert "cifar10-small" in shown[0], "not the article's, which alphabet would put first"
+
+
+def test_the_most_accurate_for_their_cost_are_named():
+    """Dearer and no more accurate, or as dear and less, is not among them."""
+    made = [model("a", 0.7, madds_side=64), model("b", 0.8, madds_side=96), model("c", 0.7, madds_side=128),
+            model("d", 0.8, madds_side=128), model("e", 0.9, madds_side=160),
+            model("f", 0.85, madds_side=160)]  # fmt: skip
+    said = whole(accuracy_against_cost(made[::-1])).text.partition("cost or less:")[2].partition(". ")[0]
+    assert re.findall(r"(\w) \d\d\.0%", said) == ["a", "b", "e"]
 
 
 def test_accuracies_on_other_pictures_are_not_on_one_axis():

@@ -19,7 +19,7 @@ from mnv3.faithfulness import MEASURES, put_to_trial
 from mnv3.words import known, say, speaking, spoken, wants_chinese
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ["app", *(f"mnv3.{name}" for name in "page detail compare classes trust_page models_page".split())]
+ROOMS = ["app", *(f"mnv3.{n}" for n in "page detail compare classes trust_page models_page claims_page".split())]
 HANZI = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -47,7 +47,7 @@ OTHERWISE = [  # what no call names: values that are put together, or come from 
     trust_page.POINTS_ELSEWHERE, trust_page.KNOWS_MORE, trust_page.MIDDLE_AS_GOOD, trust_page.MIDDLE_BETTER,
     "smaller is better", "larger is better", *models_page.SHARES.values(), "test pictures", models_page.VALIDATION,
     "training pictures", "example pictures", "training pictures, without those held out", trust_page.START,
-    IMAGENET, f"ImageNet-21k, then {IMAGENET}",
+    "CIFAR-10 as re-encoded JPEGs", IMAGENET, f"ImageNet-21k, then {IMAGENET}",
     f"Pictures, up to {compare.MOST_PICTURES}", "Both say {label} ({said}).", "All say {label} ({said}).",
 ]  # fmt: skip
 IN_PARTS = {"Pictures, up to ", "deletion", "random", "centred"}  # what the search finds besides sentences
