@@ -159,7 +159,7 @@ def runs():
     """What the runs that README quotes beside Security wrote, by the benchmark's name."""
     folder = ROOT / "tests" / "benchmarks"
     return {name: json.loads((folder / f"{name}.json").read_text())
-            for name in ("pictures", "differential", "kills", "full_disk")}  # fmt: skip
+            for name in ("pictures", "differential", "faults", "kills", "full_disk")}  # fmt: skip
 
 
 def harm_done(runs):
@@ -181,6 +181,12 @@ def harm_done(runs):
         f"{same['ordinary']} pictures of {same['kinds']} kinds and {same['large']} JPEGs of 12 megapixels, through the "
         "app, a `data:` URI and `mnv3.explain`, against torchvision's transforms"
     ), f"probabilities at most {apart[0]:.1e} and {apart[1]:.1e} apart, {same['wrong']} wrong"
+    crowd = runs["faults"]["crowd"]
+    assert crowd["right"] + crowd["told that the queue is full"] == crowd["times"] * crowd["visitors at once"]
+    yield "faults", f"{crowd['visitors at once']} visitors at once, {crowd['times']} times", (
+        f"{crowd['right']} answers, each to one's own picture; {crowd['told that the queue is full']} told that the "
+        "queue is full"
+    )
     yield "kills", f"a training killed (SIGKILL) {kills['kills']} times, saving after every step, and resumed", (
         f"the end is that of an uninterrupted run; {kills['in the middle of a save']} of the kills fell into a save"
     )
