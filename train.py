@@ -40,7 +40,7 @@ from mnv3.checkpoints import Checkpoint, read_checkpoint, replace_file
 from mnv3.data import Files, Pictures, Source, colour_statistics, hold_out, open_source
 from mnv3.errors import InputError
 from mnv3.images import Preprocessing
-from mnv3.processes import cores, first_alone, machine, meet, only_run_in, say, world
+from mnv3.processes import cores, fetching, first_alone, machine, meet, only_run_in, say, world
 from mnv3.tables import final_side, multiply_adds, parameters
 from mnv3.training import (
     Recipe,
@@ -237,7 +237,7 @@ def teacher_for(recipe: Recipe, classes: tuple[str, ...], device: torch.device) 
     """The checkpoint to learn from. Raises InputError if it tells apart other classes than the data has."""
     if not recipe.teacher:
         return None
-    teacher = load(recipe.teacher)
+    teacher = load(recipe.teacher, fetching(recipe.teacher))
     if teacher.labels != classes:
         raise InputError(f"`teacher` (={recipe.teacher!r:.80}) knows other classes than the data: choose one that was "
                          f"trained on {', '.join(classes)[:80]}.")  # fmt: skip

@@ -36,7 +36,7 @@ from .checkpoints import Checkpoint, replace_file
 from .data import find_classes, generator
 from .errors import InputError
 from .explain import Explanation, softmax
-from .processes import machine
+from .processes import fetching, machine
 from .randomised import calibration, evidence_maps, randomised, spearman
 from .render import smooth
 
@@ -321,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="decides every random draw (%(default)s)")
     given = parser.parse_args(arguments)
     try:
-        checkpoint, began = load(given.checkpoint), time.monotonic()
+        checkpoint, began = load(given.checkpoint, fetching(given.checkpoint)), time.monotonic()
         paths = chosen(given.data.expanduser(), given.n, given.seed)
         result = measure(checkpoint, paths, given.seed, lambda x: tqdm(x, "deleting and inserting"))
         result |= {"data": given.data.resolve().name}

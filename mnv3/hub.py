@@ -28,9 +28,9 @@ from .card import model_card
 from .checkpoints import CARD, FILES, read_checkpoint
 from .errors import InputError
 from .fetch import TIMEOUT, is_repo_id, limit_patience, patiently
+from .processes import TELL_EVERY
 
 PUBLISHED = (*FILES, "curves.png", "confusion.png")  # not the saved state, nor anything else that lies in the folder
-TELL_EVERY = 5  # seconds
 LOGIN = "set HF_TOKEN or run `hf auth login`"
 
 

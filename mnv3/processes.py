@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ except ImportError:  # Windows, where two runs in one folder are the user's to k
     fcntl = None
 
 T = TypeVar("T")
+TELL_EVERY = 5  # seconds, while the network keeps a command line waiting
 
 
 def world() -> tuple[int, int]:
@@ -33,6 +36,19 @@ def say(text: str, file=None) -> None:
     """Prints in the first process only."""
     if world()[0] == 0:
         print(text, file=file, flush=True)
+
+
+def fetching(name: str) -> Callable[[int, int], None]:
+    """load()'s progress(done, total) for a command line: a line on stderr every TELL_EVERY seconds."""
+    told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if (now := time.monotonic()) - told >= TELL_EVERY:
+            told = now
+            say(f"fetching {name}: {done / 1e6:.1f} of {total / 1e6:.1f} MB", sys.stderr)
+
+    return progress
 
 
 def summed(tensor: Tensor) -> Tensor:

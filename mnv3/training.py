@@ -24,7 +24,7 @@ from .data import POLICIES, Files, Pictures, generator, normalise
 from .errors import InputError
 from .layers import SqueezeExcitation
 from .model import MobileNetV3
-from .processes import summed, world
+from .processes import fetching, summed, world
 from .tables import VARIANTS, Spec
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -143,7 +143,7 @@ def chosen_recipe(options: dict) -> tuple[Recipe, Checkpoint | None]:
     """
     given = {f.name: options[f.name] for f in fields(Recipe) if f.name in options}
     chosen = {**RECIPES[options["recipe"]], **given}
-    source = load(chosen["init"]) if chosen.get("init") else None
+    source = load(chosen["init"], fetching(chosen["init"])) if chosen.get("init") else None
     for name, value in _network_of(source).items() if source else ():
         if given.get(name, value) != value:
             raise InputError(

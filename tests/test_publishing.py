@@ -1,5 +1,6 @@
 """A run publishes what it made, along the way and at the end, and whatever the Hub does costs no training."""
 
+import re
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from training_help import CLASSES, arguments, interrupted
 import mnv3
 import train
 from mnv3 import hub as publishing
+from mnv3.training import chosen_recipe
 
 REPO = "user/repo"
 
@@ -123,6 +125,18 @@ def test_a_connection_that_breaks_at_the_end_leaves_all_here_and_names_the_comma
     online.behaviour = "well"
     assert publishing.main(["push", str(out), REPO, "--private"]) == 0
     assert mnv3.load(REPO).metrics == mnv3.load(out).metrics
+
+
+def test_what_is_fetched_to_begin_from_is_told_of(online, small_checkpoint, tmp_path, monkeypatch, capfd):
+    """Weights of --init and --teacher come over the network, at their first time."""
+    monkeypatch.setattr("mnv3.processes.TELL_EVERY", 0)
+    for name in ("begin", "teach"):
+        online.add(f"user/{name}", small_checkpoint().save(tmp_path / name))
+    recipe, _ = chosen_recipe({"recipe": "cifar", "init": "user/begin", "teacher": "user/teach"})
+    train.teacher_for(recipe, small_checkpoint().labels, torch.device("cpu"))
+    said = capfd.readouterr().err
+    for name in ("begin", "teach"):
+        assert re.search(f"^fetching user/{name}: \\S+ of [1-9].\\d MB$", said, re.MULTILINE), said
 
 
 def test_a_finished_run_can_be_published_later_by_resuming_it(online, textures, tmp_path, monkeypatch):

@@ -153,3 +153,52 @@ def test_what_was_decided_for_hosts_is_what_the_app_does():
     assert f"queue(max_size={app.QUEUE})" in part and app.KEEP_FILES == (3600, 3600)
     assert f"{app.MAX_UPLOAD.removesuffix('mb')} MB" in part and app.AT_ONCE == 2
     assert f"state_session_capacity={app.SESSIONS}" in part and "state_session_capacity=SESSIONS" in source
+
+
+@pytest.fixture
+def runs():
+    """What the runs that README quotes beside Security wrote, by the benchmark's name."""
+    folder = ROOT / "tests" / "benchmarks"
+    return {name: json.loads((folder / f"{name}.json").read_text())
+            for name in ("pictures", "differential", "faults", "kills", "full_disk")}  # fmt: skip
+
+
+def harm_done(runs):
+    """(benchmark, what was done, what came) as README has them."""
+    ordinary, harmed, same = runs["pictures"]["ordinary"], runs["pictures"]["harmed"], runs["differential"]
+    kills, disk = runs["kills"], runs["full_disk"]
+    apart = [max(way["apart"] for name, way in same["most apart"].items() if name.startswith(size))
+             for size in ("ordinary", "large")]  # fmt: skip
+    assert kills["differs"] == kills["left behind"] == disk["failed"] == []
+    yield "pictures", f"{ordinary['tried']:,} files as programs write them, of {ordinary['kinds']} kinds", (
+        f"{ordinary['predicted']:,} seen as a viewer shows them, {ordinary['refused']} refused, "
+        f"{ordinary['failed']} failed"
+    )
+    yield "pictures", f"{harmed['tried']:,} harmed files, of {harmed['kinds']} kinds", (
+        f"{harmed['predicted']} read, {harmed['refused']:,} refused in a sentence, {harmed['failed']} failed; at most "
+        f"{harmed['slowest, ms']} ms of processor time and {harmed['most, MB']} MB"
+    )
+    yield "differential", (
+        f"{same['ordinary']} pictures of {same['kinds']} kinds and {same['large']} JPEGs of 12 megapixels, through the "
+        "app, a `data:` URI and `mnv3.explain`, against torchvision's transforms"
+    ), f"probabilities at most {apart[0]:.1e} and {apart[1]:.1e} apart, {same['wrong']} wrong"
+    crowd = runs["faults"]["crowd"]
+    assert crowd["right"] + crowd["told that the queue is full"] == crowd["times"] * crowd["visitors at once"]
+    yield "faults", f"{crowd['visitors at once']} visitors at once, {crowd['times']} times", (
+        f"{crowd['right']} answers, each to one's own picture; {crowd['told that the queue is full']} told that the "
+        "queue is full"
+    )
+    yield "kills", f"a training killed (SIGKILL) {kills['kills']} times, saving after every step, and resumed", (
+        f"the end is that of an uninterrupted run; {kills['in the middle of a save']} of the kills fell into a save"
+    )
+    yield "full_disk", f"{', '.join(disk['tried'])}, with room for {disk['room'][0]} to {disk['room'][-1]}", (
+        "a sentence each, what was whole stays whole, and with room again it goes on"
+    )
+
+
+def test_what_was_done_to_it_is_quoted_from_the_runs(runs):
+    rows = [f"| `{name}` | {what} | {came} |" for name, what, came in harm_done(runs)]
+    assert [row for row in rows if row not in README.splitlines()] == []
+    for about in (run["machine"] for run in runs.values()):
+        words = f"{about['cores used']} core of {about['hardware']}, Python {about['python']}, torch {about['torch']}"
+        assert f"{words}, Pillow {about['Pillow']}" in " ".join(README.split())

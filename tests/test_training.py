@@ -11,6 +11,7 @@ from torch import nn
 from training_help import CPU, FAST, MIDDLE, labelled, new_run, noise, numbers
 
 import mnv3
+import train
 from mnv3 import InputError, data, training
 from mnv3.article import ArticleSpec
 from mnv3.checkpoints import GateStatistics, read_checkpoint
@@ -106,6 +107,30 @@ def test_bf16_learns_too(eight):
     losses = [train_step(run, eight, *MIDDLE)[0] for _ in range(40)]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
     assert all(p.dtype == torch.float32 for p in run.model.parameters())
+
+
+def test_the_scale_of_fp16s_gradients_goes_on_where_it_was():
+    """On a GPU it is halved and doubled along the way; here the CPU's scaler stands in for it."""
+    runs = [new_run(FAST, 2), new_run(FAST, 2)]
+    for run, scale in zip(runs, (4096.0, 2.0), strict=True):
+        run.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        run.scaler.scale(torch.ones(()))  # which makes the scale a tensor, as the first step does
+    runs[1].restore(runs[0].state())
+    assert runs[1].scaler.get_scale() == 4096
+
+
+def test_what_is_likely_to_disappoint_is_said(eight, capsys):
+    run = new_run(replace(FAST, norm_momentum=0.01), 2)
+    train.notes(run, eight)
+    said = capsys.readouterr().out
+    assert "steps are few for BatchNorm" in said and "1×1 map" not in said
+    run.recipe = replace(FAST, norm_momentum=1.0)
+    train.notes(run, eight)
+    assert capsys.readouterr().out == ""
+    run.model = nn.Module()
+    run.model.spec = Spec.of("small", 0.35, 2, 0)  # no stride at 1
+    train.notes(run, eight)
+    assert "32 pixels end in a 1×1 map" in capsys.readouterr().out
 
 
 def test_a_run_can_start_from_a_checkpoints_weights_with_a_new_head():
