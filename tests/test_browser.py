@@ -227,6 +227,8 @@ def test_ask_about_another_class(page, explained):
     expected = explained("Small", TRUCK)
     wait_for(page, expected)
     third = expected.top()[2]
+    spinner = page.locator("#predictions [data-testid=status-tracker]")
+    assert spinner.evaluate("shown => getComputedStyle(shown).pointerEvents") == "none", "it would swallow a click"
     page.locator("#predictions button").nth(2).click()
     page.locator("#panel thead th.effect", has_text=f"‘{third.label}’").wait_for()
     page.locator(f"#pictures img[alt*='{third.label}']").wait_for()
