@@ -15,11 +15,12 @@ footer :is(button, a, .divider) { color: var(--body-text-color) !important; opac
 #right .tab-wrapper button.selected { color: #c2410c; } .dark #right .tab-wrapper button.selected { color: #fb923c; }
 #many-shown .pending .hint { visibility: hidden; }
 :is(#notes, #pictures, #panel) [data-testid=status-tracker] > * { display: none; }
+#predictions [data-testid=status-tracker] { pointer-events: none; }
 @media (max-width: 640px) {
   #right .tab-wrapper button { padding: 0 7px; }
   #left { display: contents; } #right { order: 1; } #examples { order: 2; }
   #notes:has(.problem), #notes:has(.hint) { order: -1; }
-  #right .progress-text { transform: none; top: auto; bottom: 0; }
+  #right [data-testid=status-tracker]:has(.progress-bar) .progress-text { display: none; }
 }
 """
 CSS = "".join([LAYOUT, page.CSS, detail.CSS, classes.CSS, compare.CSS, plot.CSS, trust_page.CSS, models_page.CSS])

@@ -35,7 +35,7 @@ CSS = """
 .mnv3 table.many { table-layout: auto; } .mnv3 table.many th[scope=row] { min-width: 88px; }
 .mnv3 table.many td { min-width: 72px; }
 .mnv3 table.many td.apart { font-weight: 600; }
-@media (max-width: 640px) { .mnv3 table.many :is(td, th) { padding: 3px; min-width: 0 !important; } }
+@media (max-width: 640px) { .mnv3 table.many :is(td, th) { padding: 3px; min-width: 0 !important; font-size: 12px; } }
 .mnv3 a.save { text-decoration: underline; text-underline-offset: 2px; color: inherit; }
 """
 

@@ -1,11 +1,13 @@
 """The app as visitors meet it: headless Chromium uploads, clicks, pastes and reads the answer from the page."""
 
+import contextlib
 import csv
 import io
 import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,7 @@ def visit(chromium, returning, app_url):
         page.on("console", console)
         page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
         page.on("request", request)
+        watch(page)
         page.goto(app_url + "/" + query)
         page.locator("#notes .hint").wait_for()
         return page
@@ -103,6 +106,30 @@ def explained():
         return known[model, picture]
 
     return make
+
+
+UNDER_WAY = {}  # page -> what it has asked of the app's handlers and has no answer to
+
+
+def watch(page):
+    waiting = UNDER_WAY[page] = set()
+    page.on("request", lambda asked: waiting.add(asked) if re.search("/queue/|/run/", asked.url) else None)
+    for over in ("requestfinished", "requestfailed"):
+        page.on(over, lambda asked: waiting.discard(asked))
+
+
+def settled(page):
+    """Until the page has nothing under way, and has had the time to ask for more, however slow it is."""
+    quiet = 0
+    while quiet < 4:
+        page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
+        quiet = 0 if UNDER_WAY[page] else quiet + 1
+
+
+def sent(page, button):
+    """Clicks, and returns once the app has been asked."""
+    with page.expect_request(re.compile("/queue/join")):
+        button.click()
 
 
 def upload(page, picture):
@@ -133,7 +160,7 @@ def on_page(page):
     return [(meter.get_attribute("aria-label"), float(meter.get_attribute("value"))) for meter in meters]
 
 
-def wait_for(page, expected, patience=PATIENCE):
+def wait_for(page, expected):
     """Until the page shows this explanation's five likeliest classes, in order and number -> the likeliest."""
     top = [[guess.label, guess.probability] for guess in expected.top()]
     page.wait_for_function(
@@ -143,7 +170,6 @@ def wait_for(page, expected, patience=PATIENCE):
                 && meters.every((m, i) => Math.abs(m.getAttribute('value') - top[i][1]) < 1e-4)
         }""",
         arg=[top, expected.checkpoint.name],
-        timeout=patience,
     )
     said, best = on_page(page)[0], expected.top(1)[0]
     alike = {guess.label for guess in expected.top() if best.probability - guess.probability < 1e-4}
@@ -201,6 +227,8 @@ def test_ask_about_another_class(page, explained):
     expected = explained("Small", TRUCK)
     wait_for(page, expected)
     third = expected.top()[2]
+    spinner = page.locator("#predictions [data-testid=status-tracker]")
+    assert spinner.evaluate("shown => getComputedStyle(shown).pointerEvents") == "none", "it would swallow a click"
     page.locator("#predictions button").nth(2).click()
     page.locator("#panel thead th.effect", has_text=f"‘{third.label}’").wait_for()
     page.locator(f"#pictures img[alt*='{third.label}']").wait_for()
@@ -307,6 +335,7 @@ def test_weights_that_only_large_has(visit, explained):
 
 
 def barcode(page, block):
+    settled(page)  # a panel that is drawn anew loses the tip and the focus
     box = page.locator(f"#panel .barcode[role=slider][data-block='{block}']")
     box.scroll_into_view_if_needed()
     return box
@@ -501,7 +530,7 @@ def test_a_failed_download_is_told_in_the_open_tab(page, explained):
     alert = page.locator("#comparison [role=alert]")
     alert.filter(has_text="Fetch weights").wait_for()
     page.locator("#fetch").click()
-    alert.filter(has_text="could not be fetched").wait_for(timeout=20_000)
+    alert.filter(has_text="could not be fetched").wait_for()
     choose_weights(page, "CIFAR-10 · bundled")
     agreed(page, [explained(model, FROG) for model in BLOCKS])
 
@@ -557,13 +586,9 @@ def test_an_answer_that_is_late_does_not_cover_the_question(page):
     example(page, FROG)
     page.locator("#panel table").wait_for()
     page.get_by_role("tab", name="Trust").click()
-    page.locator("#test-map").click()
-    page.wait_for_timeout(300)
+    sent(page, page.locator("#test-map"))
     example(page, TRUCK)
-    quiet = 0
-    while quiet < 8:  # the progress flickers when the picture changes: only long silence is the end
-        page.wait_for_timeout(500)
-        quiet = 0 if page.locator("#trust .progress-text").count() else quiet + 1
+    settled(page)
     assert page.locator("#trust table").count() == 0 and "Press" in page.locator("#trust").inner_text()
     page.locator("#test-map").click()
     page.locator("#trust table.areas").first.wait_for()
@@ -574,11 +599,9 @@ def test_a_click_while_the_last_one_is_worked_on_is_not_lost(page, explained):
     example(page, FROG)
     wait_for(page, explained("Small", FROG))
     page.get_by_role("tab", name="Trust").click()
-    page.locator("#test-map").click()
-    page.wait_for_timeout(300)
+    sent(page, page.locator("#test-map"))
     example(page, TRUCK)
-    page.locator("#trust").get_by_text("Press").wait_for(state="attached")
-    page.wait_for_timeout(500)
+    page.locator(f"#picture img[src$='{TRUCK.name}']").wait_for()
     page.locator("#test-map").click()
     page.locator("#trust p", has_text=f"evidence for ‘{explained('Small', TRUCK).top(1)[0].label}’").wait_for()
 
@@ -642,8 +665,9 @@ def test_use_my_own(visit, made, small_checkpoint):
     models_tab(other)
     assert "seen by you alone" not in other.locator("#models").inner_text()
     other.get_by_role("radio", name="Small").check()
-    other.wait_for_timeout(1500)  # Gradio's list stumbles where its choices change while it opens
+    settled(other)  # Gradio's list stumbles where its choices change while it opens
     other.locator("#weights input").click()
+    other.get_by_role("option", name="torchvision").first.wait_for()
     assert not other.get_by_role("option", name="Yours").count() and other.get_by_role("option").count() > 1
 
 
@@ -677,12 +701,10 @@ def test_trust_and_models_on_a_phone(visit, theme, tmp_path):
     page.locator("#test-map").click()
     page.locator("#trust table").first.wait_for()
     assert overflow(page) <= 0
-    page.wait_for_timeout(500)
-    assert [(t, r) for t, r in page.evaluate(CONTRAST, "#trust :is(p, small, li, th, td)") if r < 4.5] == []
+    readable(page, "#trust :is(p, small, li, th, td)")
     models_tab(page)
     assert overflow(page) <= 0
-    page.wait_for_timeout(500)
-    assert [(t, r) for t, r in page.evaluate(CONTRAST, "#models :is(p, small, th, td)") if r < 4.5] == []
+    readable(page, "#models :is(p, small, th, td)")
     page.screenshot(path=tmp_path / "models.png", full_page=True)
     assert not_blank(tmp_path / "models.png")
 
@@ -746,14 +768,15 @@ def test_a_cancelled_comparison_leaves_the_page_usable(page, explained, tmp_path
     many(page, pictures)
     page.locator("#many-shown .hint", has_text=f"of {len(pictures)} pictures").wait_for()
     page.locator("#many-cancel").click()
-    page.wait_for_timeout(2500)  # what was under way has ended
+    settled(page)  # what was under way has ended
     words = page.locator("#many-shown .hint").inner_text()
     assert not words.startswith(f"{len(pictures)} of"), "it was done before it was cancelled"
-    page.wait_for_timeout(2500)
-    assert page.locator("#many-shown .hint").inner_text() == words
     page.get_by_role("tab", name="Look").click()
     example(page, FROG)
     wait_for(page, explained("Large", FROG))
+    page.get_by_role("tab", name="Compare").click()
+    agreed(page, [explained(model, FROG) for model in BLOCKS])
+    assert page.locator("#many-shown .hint").inner_text() == words
 
 
 # Impatient, elsewhere, otherwise --------------------------------------------------------------------------------
@@ -779,10 +802,11 @@ def test_the_last_click_counts(page, explained, tmp_path):
     page.get_by_label("Small").check()
     upload(page, tmp_path / "slow.png")
     wait_for(page, explained("Small", tmp_path / "slow.png"))
-    page.locator("#explain").click()
+    sent(page, page.locator("#explain"))
     example(page, FROG)
-    page.wait_for_timeout(4000)  # by then what is late has arrived, but on a very slow machine
-    wait_for(page, explained("Small", FROG), 20_000)
+    wait_for(page, explained("Small", FROG))
+    settled(page)  # by then what is late has arrived
+    wait_for(page, explained("Small", FROG))
 
 
 def test_hasty_clicks(page, explained):
@@ -795,7 +819,7 @@ def test_hasty_clicks(page, explained):
     page.get_by_label("Large").check()
     page.get_by_label("Small").check()
     wait_for(page, explained("Small", FROG))
-    page.wait_for_timeout(1500)
+    settled(page)
     wait_for(page, explained("Small", FROG))
     assert f"‘{explained('Small', FROG).top(1)[0].label}’" in header(page)
 
@@ -863,17 +887,25 @@ CONTRAST = """selector => [...document.querySelectorAll(selector)].filter(e => e
 })"""
 
 
+def readable(page, selector):
+    """Every text has 4.5 to 1, once Gradio has faded it in."""
+    from playwright.sync_api import TimeoutError
+
+    with contextlib.suppress(TimeoutError):  # the assertion below says which
+        page.wait_for_function(f"selector => ({CONTRAST})(selector).every(([_, r]) => r >= 4.5)", arg=selector,
+                               timeout=20_000)  # fmt: skip
+    texts = page.evaluate(CONTRAST, selector)
+    assert texts and [(text, round(ratio, 2)) for text, ratio in texts if ratio < 4.5] == []
+    return texts
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_small_print_can_be_read(visit, explained, theme):
     page = visit(f"?__theme={theme}")
     example(page, FROG)
     wait_for(page, explained("Large", FROG))
-    page.wait_for_timeout(500)  # Gradio fades things in
-    small = page.evaluate(CONTRAST, ".mnv3 small, .mnv3 p, .mnv3 th, .mnv3 td span")
-    assert len(small) > 20
-    assert [(text, round(ratio, 2)) for text, ratio in small if ratio < 4.5] == []
-    explaining = page.evaluate(CONTRAST, "#model [class*=info], #weights [class*=info]")
-    assert explaining and [(text, round(ratio, 2)) for text, ratio in explaining if ratio < 4.5] == []
+    assert len(readable(page, ".mnv3 small, .mnv3 p, .mnv3 th, .mnv3 td span")) > 20
+    readable(page, "#model [class*=info], #weights [class*=info]")
 
 
 # Languages ------------------------------------------------------------------------------------------------------
@@ -910,14 +942,17 @@ navigator.mediaDevices.enumerateDevices = async () => [{deviceId: 'one', kind: '
 """
 
 
-def bluer_side(shot):
-    """'left' or 'right', in a screenshot of a picture that is red on one side and blue on the other."""
-    pixels = np.array(Image.open(io.BytesIO(shot)).convert("RGB"), float)
-    height, width = pixels.shape[:2]
-    middle = pixels[height // 3 : height // 2]
-    blue = [(part[..., 2] - part[..., 0]).mean() for part in (middle[:, : width // 2], middle[:, width // 2 :])]
-    assert abs(blue[0] - blue[1]) > 50
-    return "left" if blue[0] > blue[1] else "right"
+def bluer_side(picture):
+    """'left' or 'right', of what is red on one side and blue on the other, once it is painted."""
+    end = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < end:
+        pixels = np.array(Image.open(io.BytesIO(picture.screenshot())).convert("RGB"), float)
+        height, width = pixels.shape[:2]
+        middle = pixels[height // 3 : height // 2]
+        blue = [(part[..., 2] - part[..., 0]).mean() for part in (middle[:, : width // 2], middle[:, width // 2 :])]
+        if abs(blue[0] - blue[1]) > 50:
+            return "left" if blue[0] > blue[1] else "right"
+    pytest.fail("one side is as blue as the other")
 
 
 def test_the_camera_its_picture_and_the_networks_have_one_handedness(visit):
@@ -925,10 +960,9 @@ def test_the_camera_its_picture_and_the_networks_have_one_handedness(visit):
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
     page.wait_for_function("document.querySelector('#picture video')?.videoWidth == 256")
-    page.wait_for_timeout(300)
-    sides = [bluer_side(page.locator("#picture video").screenshot())]
+    sides = [bluer_side(page.locator("#picture video"))]
     page.get_by_label("capture photo").click()
     page.locator("#pictures .big").first.wait_for()
     for picture in ("#picture img", "#pictures .big"):
-        sides.append(bluer_side(page.locator(picture).first.screenshot()))
+        sides.append(bluer_side(page.locator(picture).first))
     assert len(set(sides)) == 1, sides
