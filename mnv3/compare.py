@@ -23,7 +23,7 @@ from .words import say
 
 FEWEST, MOST = 2, 4  # checkpoints beside each other
 MOST_PICTURES = 200  # at once
-BATCH = 8  # of them through a network together
+BATCH = 16  # of them through a network together
 decoding = ThreadPoolExecutor(2, "decode")  # Pillow lets go of the interpreter's lock
 
 OTHER_CLASSES = "They know different classes, so other words need not be another opinion."
@@ -137,15 +137,16 @@ class Row:
 def look_at(pictures: Sequence[tuple[str, object]], checkpoints: Sequence[Checkpoint]) -> Iterator[list[Row]]:
     """Top-1 of every (name, anything open_picture takes) by each checkpoint, the rows of a batch at a time.
 
-    Batches are small: engines gain nothing beyond BATCH, and whoever watches or cancels waits for one. A picture that
-    can't be read is a row too.
+    Engines gain nothing beyond BATCH, and whoever watches or cancels waits for one. A picture that can't be read is a
+    row too.
     """
     size = min(BATCH, *(engine.rows_at_once(c) for c in checkpoints))
     for begin in range(0, len(pictures), size):
         names, sources = zip(*pictures[begin : begin + size], strict=True)
         prepared = list(decoding.map(partial(inputs, checkpoints=checkpoints), sources))
         read = [found for found in prepared if not isinstance(found, InputError)]
-        guesses = zip(*(_top1(c, [found[c.preprocessing] for found in read]) for c in checkpoints), strict=True)
+        batches = {way: torch.stack([found[way] for found in read]) for way in (read[0] if read else ())}
+        guesses = zip(*(_top1(c, batches[c.preprocessing]) for c in checkpoints if read), strict=True)
         yield [
             Row(name, problem=str(found)) if isinstance(found, InputError) else Row(name, next(guesses))
             for name, found in zip(names, prepared, strict=True)
@@ -162,10 +163,8 @@ def inputs(source: object, checkpoints: Sequence[Checkpoint]) -> dict[Preprocess
         return error
 
 
-def _top1(checkpoint: Checkpoint, prepared: list[torch.Tensor]) -> list[Guess]:
-    if not prepared:
-        return []
-    logits, _ = engine.logits(checkpoint, torch.stack(prepared))
+def _top1(checkpoint: Checkpoint, inputs: torch.Tensor) -> list[Guess]:
+    logits, _ = engine.logits(checkpoint, inputs)
     return [likeliest(p, checkpoint.labels, 1)[0] for p in softmax(logits)]
 
 

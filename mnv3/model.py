@@ -135,6 +135,8 @@ def _checked(images: Tensor) -> Tensor:
 
 def _initialise(module: nn.Module) -> None:
     """He's initialisation for convolutions, small normal weights for linear layers, as torchvision's."""
+    if any(weight.is_meta for weight in module.parameters(recurse=False)):
+        return  # nothing to set, for which normal_ would import torch._dynamo: 1.7 s of the first load
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out")
         if module.bias is not None:

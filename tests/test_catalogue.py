@@ -12,6 +12,8 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -135,6 +137,17 @@ def test_the_real_bundle_is_here_and_whole(no_network):
             assert len(gates.n) == 11 and gates.count == gates.n[1:].sum() >= 45_000
         stored = safetensors.torch.load_file(module.BUNDLED / name / "model.safetensors")
         assert all(t.dtype == torch.float16 for t in stored.values() if t.dim() > 1)
+
+
+def test_a_first_load_does_not_import_the_compiler():
+    """torch._dynamo takes longer to import than the first visitor may wait; initialising a meta tensor imports it."""
+    program = (
+        "import sys, mnv3\nfrom mnv3.catalogue import bundled_names\n"
+        "print([name for name in bundled_names() if mnv3.load(name) and 'torch._dynamo' in sys.modules])"
+    )
+    root = Path(mnv3.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_the_real_bundle_is_as_good_as_its_metrics_say(cifar10_test):

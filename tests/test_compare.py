@@ -32,8 +32,9 @@ def checkpoints(small_checkpoint):
     return [first, replace(second, labels=first.labels[::-1])]  # the same network under other names: never agrees
 
 
-def test_a_row_says_what_each_network_says(checkpoints):
+def test_a_row_says_what_each_network_says(checkpoints, monkeypatch):
     """Of every picture in every batch, as if it were alone."""
+    monkeypatch.setattr(compare, "BATCH", 5)
     pictures = [(str(number), path) for number, path in enumerate(example_pictures()[: compare.BATCH + 2])]
     batches = list(compare.look_at(pictures, checkpoints))
     assert [len(rows) for rows in batches] == [compare.BATCH, 2]
