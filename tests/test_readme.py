@@ -11,6 +11,7 @@ import mnv3
 from mnv3.article import read_spec
 from mnv3.faithfulness import published
 from mnv3.tables import multiply_adds, parameters
+from tests.benchmarks import table
 
 pytest_plugins = ["app_server"]
 
@@ -100,6 +101,11 @@ def test_what_was_measured_of_the_maps_is_quoted(name):
             f"{areas['centred']:.3f} (p {differences['centred']['p']:.3g}) | {found['randomised']['mean']:.2f} |"
         )
         assert row in README.splitlines(), row
+
+
+def test_the_tables_of_how_fast_are_made_from_what_was_measured():
+    assert table.written(README) == README
+    assert table.written(README.replace("| timm eager |", "| timm eager | 1")) == README, "this could not have failed"
 
 
 def test_every_local_link_leads_somewhere():
