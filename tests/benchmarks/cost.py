@@ -110,9 +110,9 @@ def drawing(found: dict) -> str:
         curves = [plot.Line(way, *zip(*points, strict=True), look) for look, (way, points) in enumerate(ways.items())]
         xs, ys = zip(*(point for points in ways.values() for point in points), strict=True)
         axes = plot.numbers("multiply-adds (millions)", 0, max(xs)), plot.numbers("ms", 0, max(ys))
-        parts.append(f'<g transform="translate({20 + 390 * number} 30)">{plot.lines(name, curves, *axes)}'
-                     f'<text x="60" y="-10">{name.title()}: orange resolution 96 to 320, blue width 0.35 to 1.25</text>'
-                     "</g>")  # fmt: skip
+        parts.append(f'<text x="{20 + 390 * number}" y="20">{name.title()}: orange resolution 96 to 320, blue width '
+                     f'0.35 to 1.25</text><svg x="{390 * number}" y="30" width="380" height="245">'
+                     f"{plot.lines(name, curves, *axes)}</svg>")  # fmt: skip
     style = f"svg {{ font-family: sans-serif; font-size: 11px; color: #222; }} {plot.CSS}"
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" class="mnv3" width="790" height="280" viewBox="0 0 790 280">'
