@@ -16,6 +16,7 @@ from PIL import Image
 
 import mnv3
 from mnv3 import classes, compare
+from mnv3.catalogue import bundled_names
 from mnv3.checkpoints import read_checkpoint
 from mnv3.faithfulness import put_to_trial
 
@@ -620,7 +621,8 @@ def test_the_models_tab(page):
         assert name in text
     for name in BLOCKS:
         assert f"{mnv3.load(f'cifar10-{name.lower()}').measured()['top1']:.1%}" in text
-    assert page.locator("#models svg[role=img]").count() == 2 + 2 * 3  # ImageNet and CIFAR-10; two curves each
+    plots = 2 + 2 * len(bundled_names())  # ImageNet and CIFAR-10; two curves each
+    assert page.locator("#models svg[role=img]").count() == plots
 
 
 @pytest.fixture

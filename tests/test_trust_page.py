@@ -9,7 +9,7 @@ from test_page import ALLOWED, ATTRIBUTES, EVIL, Page
 
 import mnv3
 from mnv3 import engine, models_page, own, plot, trust_page
-from mnv3.catalogue import Entry, catalogue
+from mnv3.catalogue import Entry, bundled_names, catalogue
 from mnv3.faithfulness import NETS, RANDOM_MAPS, STEPS, Faithfulness, Trial, put_to_trial
 from mnv3.models_page import Model, accuracy_against_cost, in_order, log_of, models, overview, table, training_curves
 from mnv3.plot import Axis, Line, Point, label_places, numbers, percent, powers
@@ -293,7 +293,7 @@ def test_nothing_to_plot_is_said():
 
 def test_the_bundled_logs_are_drawn(found):
     shown = whole(training_curves(found))
-    assert len(titles(shown)) == 6
+    assert len(titles(shown)) == 2 * len(bundled_names())
     log = mnv3.load("cifar10-large").metrics["log"]
     told = next(title for title in titles(shown) if title.startswith("top-1 of Large · CIFAR-10 · bundled"))
     assert f"held out ends at {log[-1]['heldout_top1']:.3g}" in told
