@@ -822,6 +822,8 @@ def test_hasty_clicks(page, explained):
     page.get_by_label("Large").check()
     page.get_by_label("Small").check()
     wait_for(page, explained("Small", FROG))
+    page.wait_for_timeout(1500)
+    wait_for(page, explained("Small", FROG))
     assert f"‘{explained('Small', FROG).top(1)[0].label}’" in header(page)
 
 
