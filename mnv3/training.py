@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from .article import ARTICLE, ArticleSpec, network
 from .catalogue import load
 from .checkpoints import Checkpoint, GateStatistics
-from .data import POLICIES, Files, Pictures, generator, normalise
+from .data import POLICIES, Files, Pictures, erased, generator, normalise
 from .errors import InputError
 from .layers import SqueezeExcitation
 from .model import MobileNetV3
@@ -389,8 +389,7 @@ def objective(run: Run, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(loss, 0 or 1 for each picture) for normalised pictures: cross-entropy and, with a teacher, its answers too."""
     recipe, targets = run.recipe, labels
     if recipe.erase:
-        erase = v2.RandomErasing(recipe.erase)
-        x = torch.stack([erase(image) for image in x])  # one by one, or all would lose the same rectangle
+        x = erased(x, recipe.erase)
     if run.mixers:
         name, alpha = run.mixers[int(torch.randint(len(run.mixers), ()))]
         x, targets = getattr(v2, name)(alpha=alpha, num_classes=run.model.spec.num_classes)(x, labels)
