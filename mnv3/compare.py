@@ -18,7 +18,7 @@ from .checkpoints import Checkpoint
 from .errors import InputError
 from .explain import Explanation, Guess, likeliest, softmax
 from .images import Preprocessing, open_picture
-from .page import NOT_A_HEATMAP, effect, evidence, gate_legend, measured, shift, signed, strip
+from .page import NOT_A_HEATMAP, effect, evidence, gate_legend, map_ground, measured, shift, signed, strip
 from .words import say
 
 FEWEST, MOST = 2, 4  # checkpoints beside each other
@@ -84,12 +84,12 @@ def agreement(explanations: list[Explanation]) -> str:
 
 def _stage(explanation: Explanation, index: int, side: int) -> str:
     """The SE blocks of one map size in one column of the comparison."""
-    effects = explanation.effects(index)
+    effects, under = explanation.effects(index), map_ground(explanation)
     parts = []
     for i, block in enumerate(explanation.blocks):
         if block.side == side:
             parts.append(
-                f"<div class='block'><b>{block.name}</b>{strip(explanation, i)}{shift(explanation, i)}"
+                f"<div class='block'><b>{block.name}</b>{strip(explanation, i)}{shift(explanation, i, under)}"
                 f"<div>Δp {signed(effects[i].probability)}"
                 f"<small>Δlogit {signed(effects[i].logit, 2)}</small></div></div>"
             )

@@ -6,11 +6,12 @@ The page's script knows no numbers of its own: it reads them from the barcodes, 
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 from .checkpoints import ENOUGH_FOR_Z
 from .explain import Explanation
 from .page import DIFFERENCE_SCALE, GATES_SCALE, file_name, img, saved, signed
-from .render import DIVERGING, FULL_DIFFERENCE, SEQUENTIAL, channel_overlay, flat, gate_grid, shift_overlay
+from .render import DIVERGING, FULL_DIFFERENCE, SEQUENTIAL, channel_overlay, flat, gate_grid, ground, shift_overlay
 from .words import say
 
 COLUMNS = 32  # of the grid: on a phone a cell is then as wide as half a fingertip
@@ -138,7 +139,8 @@ def opened(explanation: Explanation, block: int, channel: int | None = None) -> 
     name, moved = explanation.blocks[block].name, explanation.most_moved(block, SHOWN)
     channel = moved[0] if channel is None else channel
     maps = explanation.channels(block)
-    buttons = [_moved_button(explanation, block, c, maps[c], c == channel) for c in moved]
+    small = ground(explanation.picture, 96)
+    buttons = [_moved_button(explanation, block, c, maps[c], small, c == channel) for c in moved]
     return (
         f"<div class='heading'><b>{say('Inside {block}', block=name)}</b>"
         f"<button data-close aria-label='{say('Close {block}', block=name)}'>{say('Close')} ✕</button></div>"
@@ -182,7 +184,7 @@ def _channel_figure(explanation: Explanation, block: int, channel: int, values: 
         "Channel {channel} of {block}, strongest in row {row}, column {column} of {height} by {width}",
         channel=channel, block=name, row=row + 1, column=column + 1, height=len(values), width=len(values[0]),
     )  # fmt: skip
-    shown = img(channel_overlay(explanation.picture, values), alt, "big smooth")
+    shown = img(channel_overlay(ground(explanation.picture, 256), values), alt, "big smooth")
     save = saved(file_name(explanation, name, "channel", channel))
     return f"<figure><figcaption aria-live='polite'>{save}{caption}</figcaption>{shown}</figure>"
 
@@ -192,7 +194,7 @@ def _shift_figure(explanation: Explanation, block: int) -> str:
     name, side = explanation.blocks[block].name, explanation.blocks[block].side
     colours = say("blue: away, orange: to; {side}×{side}", side=side)
     caption = f"{say('Energy moved by {block}', block=name)}<small>{colours}</small></figcaption>"
-    overlay = shift_overlay(explanation.picture, explanation.shift(block), 256)
+    overlay = shift_overlay(ground(explanation.picture, 256), explanation.shift(block))
     if overlay is None:
         nowhere, nothing = say("One cell: there is no other place to move to."), say("Nothing moved to another place.")
         return f"<figure><figcaption>{caption}<p>{nowhere if side == 1 else nothing}</p></figure>"
@@ -249,12 +251,14 @@ def _grids(explanation: Explanation, block: int, channel: int) -> str:
     )
 
 
-def _moved_button(explanation: Explanation, block: int, channel: int, values: np.ndarray, pressed: bool) -> str:
+def _moved_button(
+    explanation: Explanation, block: int, channel: int, values: np.ndarray, under: Image.Image, pressed: bool
+) -> str:
     """A channel as a small map and its numbers, to click on."""
     words = unseen(values)
     alt = say("Map of channel {channel}", channel=channel)
     small = f"<span class='nothing'>{words}</span>" if words else (
-        img(channel_overlay(explanation.picture, values, 96), alt, "small")
+        img(channel_overlay(under, values), alt, "small")
     )  # fmt: skip
     numbers = channel_words(explanation, block, channel).replace(" · ", "<br>")
     return (

@@ -9,6 +9,7 @@ import re
 from html import escape
 
 import numpy as np
+from PIL import Image
 
 from .checkpoints import Checkpoint
 from .explain import Effect, Explanation
@@ -21,6 +22,7 @@ from .render import (
     evidence_overlay,
     flat,
     gate_strip,
+    ground,
     legend,
     shift_overlay,
 )
@@ -147,7 +149,7 @@ def evidence(explanation: Explanation, index: int) -> str:
     map_size = say("Grad-CAM, last map, {height}×{width}", height=height, width=width)
     caption = f"{say('Evidence for ‘{label}’', label=label)}<small>{map_size}</small></figcaption>"
     words = "<figcaption>" + caption
-    overlay = evidence_overlay(explanation.picture, values)
+    overlay = evidence_overlay(ground(explanation.picture, 256), values)
     if overlay is None:
         return f"{words}<p>{say('No place speaks for this class: the map is 0 everywhere.')}</p>"
     if height * width == 1:
@@ -182,10 +184,10 @@ def panel(explanation: Explanation, index: int, opened: tuple[int, str] | None =
         ("effect", say("Effect on p(‘{label}’)", label=label), say("own gates − reference gates")),
     )
     head = "".join(f"<th class='{kind}'>{title}<small>{below}</small></th>" for kind, title, below in columns)
-    rows = []
+    rows, under = [], map_ground(explanation)
     for i in range(len(explanation.blocks)):
         inside = opened[1] if opened and opened[0] == i else None
-        rows.append(_row(explanation, i, effect(effects[i], largest), inside is not None))
+        rows.append(_row(explanation, i, under, effect(effects[i], largest), inside is not None))
         if inside is not None:
             rows.append(f"<tr class='detail'><td colspan='5' class='detail'>{inside}</td></tr>")
     rows.append(
@@ -215,7 +217,7 @@ def _reference(explanation: Explanation) -> str:
     return say("Reference gates: the mean over {count:,} {source}.", count=count, source=source)
 
 
-def _row(explanation: Explanation, block: int, bar: str, is_open: bool) -> str:
+def _row(explanation: Explanation, block: int, under: Image.Image, bar: str, is_open: bool) -> str:
     """One block's row; its first cell is the button that opens and closes it."""
     shown = explanation.blocks[block]
     button = f"<button class='row' aria-expanded='{str(is_open).lower()}'>{shown.name}</button>"
@@ -223,7 +225,7 @@ def _row(explanation: Explanation, block: int, bar: str, is_open: bool) -> str:
         f"<tr data-block='{block}'{' data-open' if is_open else ''}>"
         f"<th scope='row'>{button}<small>{shown.side}², {shown.channels}</small></th>"
         f"<td>{strip(explanation, block, slider=True)}</td><td class='counts'>{_counts(explanation, block)}</td>"
-        f"<td>{shift(explanation, block)}</td><td class='effect'>{bar}</td></tr>"
+        f"<td>{shift(explanation, block, under)}</td><td class='effect'>{bar}</td></tr>"
     )
 
 
@@ -258,11 +260,17 @@ def _counts(explanation: Explanation, block: int) -> str:
     return mean if counts is None else f"<span>{counts[0]} / {counts[1]},</span> {mean}"
 
 
-def shift(explanation: Explanation, block: int) -> str:
+def map_ground(explanation: Explanation) -> Image.Image:
+    """What the energy maps of all blocks lie on."""
+    return ground(explanation.picture, 128)
+
+
+def shift(explanation: Explanation, block: int, under: Image.Image) -> str:
+    """Where a block moved energy, over map_ground, or in words where it moved none."""
     name, side = explanation.blocks[block].name, explanation.blocks[block].side
     if side == 1:
         return f"<small>{say('one cell: nothing can move')}</small>"
-    overlay = shift_overlay(explanation.picture, explanation.shift(block))
+    overlay = shift_overlay(under, explanation.shift(block))
     if overlay is None:
         return f"<small>{say('nothing moved')}</small>"
     moved = np.abs(explanation.shift(block)).sum() / 2

@@ -28,8 +28,12 @@ FULL_DIFFERENCE = 0.5  # of a gate from its reference: the ends of the diverging
 
 def colours(values: np.ndarray, scale: np.ndarray, low: float, high: float) -> np.ndarray:
     """values (...) -> (..., 3) uint8; low and high take the scale's ends, what lies beyond is clipped."""
-    index = (np.asarray(values) - low) * (255 / (high - low))
-    return scale[np.clip(index, 0, 255).round().astype(np.uint8)]
+    return scale[_index(values, low, high)]
+
+
+def _index(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Each value's place in a scale of 256 colours, uint8."""
+    return np.clip((np.asarray(values) - low) * (255 / (high - low)), 0, 255).round().astype(np.uint8)
 
 
 def gate_strip(gates: np.ndarray, reference: np.ndarray | None) -> Image.Image:
@@ -56,31 +60,31 @@ def legend(scale: np.ndarray) -> Image.Image:
     return Image.fromarray(scale[None])
 
 
-def grey(picture: Image.Image, side: int) -> np.ndarray:
-    """The picture as a pale grey ground of side × side for overlays: (side, side, 1) float32 in 0..255."""
+def ground(picture: Image.Image, side: int) -> Image.Image:
+    """The picture pale and grey, side × side, for overlays to lie on: RGB, made once for all that share it."""
     lightness = picture.convert("L").resize((side, side), Image.Resampling.BICUBIC)
-    return np.asarray(lightness, np.float32)[:, :, None] * 0.75 + 50
+    return lightness.point([round(0.75 * value + 50) for value in range(256)]).convert("RGB")
 
 
-def shift_overlay(picture: Image.Image, shift: np.ndarray, side: int = 128) -> Image.Image | None:
-    """Where a block moved energy, over the grey picture: orange gained, blue lost, scaled to its own largest change.
+def shift_overlay(ground: Image.Image, shift: np.ndarray) -> Image.Image | None:
+    """Where a block moved energy, over a ground: orange gained, blue lost, scaled to its own largest change.
 
     None where nothing moved: there is nothing to draw, and a flat colour would look like a finding.
     """
     largest = float(np.abs(shift).max())
     if largest < 1e-7:
         return None
-    return _over(picture, shift / largest, DIVERGING, -1, lambda v: np.sqrt(np.abs(v)), side)
+    return _over(ground, shift / largest, DIVERGING, -1, lambda v: np.sqrt(np.abs(v)))
 
 
-def channel_overlay(picture: Image.Image, values: np.ndarray, side: int = 256) -> Image.Image | None:
-    """One channel's map (h, w) over the grey picture: orange above 0, blue below, scaled to its own largest value.
+def channel_overlay(ground: Image.Image, values: np.ndarray) -> Image.Image | None:
+    """One channel's map (h, w) over a ground: orange above 0, blue below, scaled to its own largest value.
 
     None where it is the same everywhere, 0 or not: there is no place to show.
     """
     if flat(values):
         return None
-    return _over(picture, values / float(np.abs(values).max()), DIVERGING, -1, lambda v: np.sqrt(np.abs(v)), side)
+    return _over(ground, values / float(np.abs(values).max()), DIVERGING, -1, lambda v: np.sqrt(np.abs(v)))
 
 
 def flat(values: np.ndarray) -> bool:
@@ -88,20 +92,21 @@ def flat(values: np.ndarray) -> bool:
     return float(np.ptp(values)) <= 1e-5 * float(np.abs(values).max())
 
 
-def evidence_overlay(picture: Image.Image, evidence: np.ndarray, side: int = 256) -> Image.Image | None:
-    """Class evidence over the grey picture, scaled to its own maximum; None where there is none anywhere."""
+def evidence_overlay(ground: Image.Image, evidence: np.ndarray) -> Image.Image | None:
+    """Class evidence over a ground, scaled to its own maximum; None where there is none anywhere."""
     largest = float(evidence.max())
     if largest <= 0:
         return None
-    return _over(picture, evidence / largest, SEQUENTIAL, 0, lambda values: values, side)
+    return _over(ground, evidence / largest, SEQUENTIAL, 0, lambda values: values)
 
 
-def _over(picture: Image.Image, values: np.ndarray, scale: np.ndarray, low: float, weight, side: int) -> Image.Image:
-    """values (h, w) in low..1, enlarged smoothly, in colour over the picture where weight(values) is large."""
-    enlarged = np.clip(smooth(values, side), low, 1)
-    opacity = 0.85 * weight(enlarged)[:, :, None]
-    mixed = opacity * colours(enlarged, scale, low, 1) + (1 - opacity) * grey(picture, side)
-    return Image.fromarray(mixed.round().astype(np.uint8))
+def _over(ground: Image.Image, values: np.ndarray, scale: np.ndarray, low: float, weight) -> Image.Image:
+    """values (h, w) in low..1, enlarged smoothly, in colour over the ground where weight(values) is large."""
+    enlarged = np.clip(smooth(values, ground.width), low, 1)
+    drawn = Image.fromarray(_index(enlarged, low, 1))
+    drawn.putpalette(scale.tobytes())
+    opacity = Image.fromarray((0.85 * 255 * weight(enlarged)).round().astype(np.uint8))
+    return Image.composite(drawn.convert("RGB"), ground, opacity)
 
 
 def smooth(values: np.ndarray, side: int) -> np.ndarray:

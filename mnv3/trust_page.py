@@ -10,7 +10,7 @@ from .explain import Explanation
 from .faithfulness import CONTROLS, MEASURES, NETS, RANDOM_MAPS, STEPS, Trial
 from .page import img, signed
 from .plot import Line, legend, lines, numbers, percent
-from .render import evidence_overlay
+from .render import evidence_overlay, ground
 from .words import say
 
 NAMES = {
@@ -194,7 +194,7 @@ def _dependence(correlation: float, chance: float) -> str:
 
 
 def _map(explanation: Explanation, values: np.ndarray, name: str, correlation: str) -> str:
-    overlay = evidence_overlay(explanation.picture, values, 128)
+    overlay = evidence_overlay(ground(explanation.picture, 128), values)
     related = say("rank correlation {value}", value=correlation)
     words = say("Evidence map {name}, {related}", name=name, related=related)
     drawn = f"<div class='none'>{say('0 everywhere')}</div>" if overlay is None else img(overlay, words, "smooth")

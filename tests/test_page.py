@@ -16,7 +16,7 @@ from mnv3 import compare, detail, explain, page
 from mnv3.checkpoints import Checkpoint, GateStatistics
 from mnv3.engine import example_pictures
 from mnv3.images import Preprocessing
-from mnv3.render import channel_overlay, gate_strip
+from mnv3.render import channel_overlay, gate_strip, ground
 from mnv3.tables import Spec, gated_blocks
 
 EVIL = "<script>alert('x')</script> \"quoted\" & <img src=x onerror=alert(1)>"
@@ -357,7 +357,7 @@ def test_an_opened_row_shows_the_channel_that_was_asked_for(explanation):
     assert words + signed(float(z), 1) in shown.text
     assert f"Channel 5 of {explanation.blocks[2].channels}" in shown.text
     (channel,) = [image for image in shown.images if image["alt"].startswith("Channel 5 of b")]
-    drawn = channel_overlay(explanation.picture, explanation.channels(2)[5])
+    drawn = channel_overlay(ground(explanation.picture, 256), explanation.channels(2)[5])
     assert np.array_equal(opened(channel), np.asarray(drawn))
 
 
@@ -393,7 +393,7 @@ def test_the_grid_has_a_cell_for_every_channel_and_no_more(explanation):
 def test_a_channel_without_a_place_is_said_in_words(values, said):
     values = values.astype(np.float32)
     assert detail.unseen(values).startswith(said) and bool(detail.unseen(values)) == bool(said)
-    assert (channel_overlay(Image.new("RGB", (8, 8)), values, 8) is None) == bool(said)
+    assert (channel_overlay(Image.new("RGB", (8, 8)), values) is None) == bool(said)
 
 
 def test_a_dead_channel_is_words_and_no_picture(explanation, monkeypatch):

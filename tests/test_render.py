@@ -16,12 +16,13 @@ from mnv3.render import (
     enlarged,
     evidence_overlay,
     gate_strip,
-    grey,
+    ground,
     legend,
     shift_overlay,
+    smooth,
 )
 
-PLAIN = Image.new("RGB", (32, 32), (120, 120, 120))
+PLAIN_GROUND = ground(Image.new("RGB", (32, 32), (120, 120, 120)), 128)
 
 
 def textured(width=32, height=32):
@@ -130,26 +131,26 @@ def test_a_strip_without_reference_has_one_row():
 def changed(overlay, picture):
     """How far each pixel is from the bare grey ground, (side, side)."""
     shown = np.asarray(overlay, float)
-    return np.abs(shown - grey(picture, overlay.width).round()).max(-1)
+    return np.abs(shown - np.asarray(ground(picture, overlay.width), float)).max(-1)
 
 
 def test_the_ground_is_grey_and_pale():
-    ground = grey(textured(), 64)
-    assert ground.shape == (64, 64, 1)
-    assert ground.min() >= 50 and ground.max() <= 242 and np.ptp(ground) > 50
+    pixels = np.asarray(ground(textured(), 64))
+    assert pixels.shape == (64, 64, 3) and not np.ptp(pixels, 2).any()
+    assert pixels.min() >= 50 and pixels.max() <= 242 and np.ptp(pixels) > 50
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 4), (7, 7)])
 def test_a_zero_map_has_no_picture(shape):
-    assert shift_overlay(textured(), np.zeros(shape)) is None
-    assert evidence_overlay(textured(), np.zeros(shape, np.float32)) is None
+    assert shift_overlay(ground(textured(), 64), np.zeros(shape)) is None
+    assert evidence_overlay(ground(textured(), 64), np.zeros(shape, np.float32)) is None
 
 
 @pytest.mark.parametrize("row, column", [(0, 0), (0, 3), (3, 0), (2, 1)])
 def test_evidence_lies_where_the_map_has_it(row, column):
     evidence = np.zeros((4, 4), np.float32)
     evidence[row, column] = 0.01  # scaled to its own maximum
-    overlay = evidence_overlay(textured(), evidence)
+    overlay = evidence_overlay(ground(textured(), 256), evidence)
     assert overlay.size == (256, 256) and overlay.mode == "RGB"
     change = changed(overlay, textured())
     cells = change.reshape(4, 64, 4, 64).mean((1, 3))
@@ -162,7 +163,7 @@ def test_evidence_lies_where_the_map_has_it(row, column):
 def test_gained_is_orange_and_lost_is_blue_in_their_places():
     shift = np.zeros((4, 4))
     shift[0, 0], shift[3, 2] = 0.002, -0.001
-    pixels = np.asarray(shift_overlay(PLAIN, shift), int)
+    pixels = np.asarray(shift_overlay(PLAIN_GROUND, shift), int)
     assert pixels.shape == (128, 128, 3)
     warmth = (pixels[..., 0] - pixels[..., 2]).reshape(4, 32, 4, 32).mean((1, 3))
     assert warmth[0, 0] == warmth.max() > 60 and warmth[3, 2] == warmth.min() < -30
@@ -174,16 +175,24 @@ def test_no_loss_is_painted_where_nothing_was_lost():
     """Smoothing overshoots into the other sign: a visibly blue rim around a gain would be a finding that isn't one."""
     shift = np.zeros((7, 7))
     shift[2:5, 2:5] = 1
-    pixels = np.asarray(shift_overlay(PLAIN, shift), int)
+    pixels = np.asarray(shift_overlay(PLAIN_GROUND, shift), int)
     assert (pixels[..., 0] - pixels[..., 2]).min() > -12
     shift[0, 0] = -0.5  # what such a blue looks like
-    pixels = np.asarray(shift_overlay(PLAIN, shift), int)
+    pixels = np.asarray(shift_overlay(PLAIN_GROUND, shift), int)
     assert (pixels[..., 0] - pixels[..., 2]).min() < -40
+
+
+def test_an_overlay_is_the_maps_colour_over_the_ground_and_the_stronger_the_more_of_it():
+    under = ground(textured(), 64)
+    evidence = np.random.default_rng(2).random((4, 4)).astype(np.float32)
+    values = np.clip(smooth(evidence / evidence.max(), 64), 0, 1)[:, :, None]
+    expected = 0.85 * values * colours(values[..., 0], SEQUENTIAL, 0, 1) + (1 - 0.85 * values) * np.asarray(under)
+    assert np.abs(np.asarray(evidence_overlay(under, evidence)) - expected).max() < 1.6  # rounded twice
 
 
 def test_overlays_of_large_and_tiny_numbers_look_alike():
     evidence = np.random.default_rng(1).random((4, 4)).astype(np.float32)
-    shown = [np.asarray(evidence_overlay(PLAIN, evidence * factor), int) for factor in (1, 1e-5, 1e5)]
+    shown = [np.asarray(evidence_overlay(PLAIN_GROUND, evidence * factor), int) for factor in (1, 1e-5, 1e5)]
     assert max(np.abs(shown[0] - other).max() for other in shown[1:]) <= 2
 
 
