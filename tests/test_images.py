@@ -116,6 +116,16 @@ def test_unreadable_exif_costs_nothing():
     assert open_picture(file).size == (8, 6)
 
 
+@pytest.mark.parametrize("damaged", [b"zz", b"MM\0*\xff"], ids=["no header", "cut"])
+def test_damaged_exif_in_a_png_costs_nothing(damaged):
+    """Of a JPEG's Pillow warns and goes on; of a PNG's it raises, each time that anyone asks for a tag."""
+    file = encode(Image.new("RGB", (8, 6), "red"), "PNG")
+    file = file[:33] + chunk(b"eXIf", damaged) + file[33:]  # after the header
+    with pytest.raises((SyntaxError, struct.error)):
+        Image.open(io.BytesIO(file)).getexif()
+    assert open_picture(file).size == (8, 6) and open_picture(file).getpixel((0, 0)) == (255, 0, 0)
+
+
 # ---- colour -----------------------------------------------------------------------------------
 
 
