@@ -78,7 +78,18 @@ def many() -> str:
     return f"A hundred pictures through Large and Small, milliseconds:\n\n{lines(('', ''), rows)}"
 
 
-TABLES = {table.__name__: table for table in (speed, click, engines, cost, many)}
+def load() -> str:
+    found = read("load")
+    crowds = {name: {**crowd, "errors": sum(crowd["errors"].values())} for name, crowd in found.items()
+              if name.endswith("clients") and isinstance(crowd, dict)}  # fmt: skip
+    rows = [(what, *(crowd[what] for crowd in crowds.values())) for what in next(iter(crowds.values()))]
+    memory = [(f"the server's memory, MB: {when}", value) for when, value in found["server's memory, MB"].items()]
+    ratio = ("throughput, 32 / 2 clients", found["throughput, 32 / 2 clients"])
+    note = f"A minute of /explain, Large and Small, each client with a picture of its own, {where(found)}:"
+    return f"{note}\n\n{lines(('', *crowds), rows)}\n\n{lines(('', ''), [ratio, *memory])}"
+
+
+TABLES = {table.__name__: table for table in (speed, click, engines, cost, many, load)}
 
 
 def written(text: str) -> str:
