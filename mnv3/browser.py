@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 from . import classes, compare, detail, models_page, page, plot, trust_page
+from .chinese import CHINESE
 
 LAYOUT = """
 .gradio-container main { padding-top: 4px !important; } footer { margin-top: 8px; }
+#picture .refused { position: absolute; inset: 30px 8px auto; margin: 0; text-align: center; font-size: 14px;
+  pointer-events: none; }
+#picture .source-selection { position: relative; z-index: 1; }
 #picture img { line-height: 190px; text-align: center; }
 #title { padding: 0; } #title h1 { margin: 0; display: inline; font-size: 20px; }
 #title p { display: inline; margin-left: 12px; } #examples .gallery { gap: 4px; }
@@ -31,6 +37,15 @@ SAVE_FILE = """(file) => {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }"""
+# what a browser gives as its reason, by the names of the specifications, and what the page says of it
+REFUSED = {
+    "camera": {
+        "NotFoundError": "No camera was found: connect one, or upload a picture.",
+        "NotAllowedError": "The browser keeps the camera from this page: allow it there, or upload a picture.",
+        "NotReadableError": "The camera is in use elsewhere: free it, or upload a picture.",
+    },
+    "clipboard": {"NotAllowedError": "The browser keeps the clipboard from this page: press Ctrl+V instead."},
+}
 HEAD = """<script>
 // what the browser can't draw has no torn icon: the sentence, or the picture as the network got it, stands beside it
 for (const [event, seen] of [["error", "hidden"], ["load", ""]])
@@ -44,6 +59,19 @@ document.addEventListener("load", ({ target }) => {
 }, true);
 // a screen reader asks for it
 if (navigator.language.startsWith("zh")) document.documentElement.lang = "zh-Hans";
+// Gradio asks for the camera or the clipboard, and leaves the page as it was where the browser gives none
+const refused = {refused};
+addEventListener("unhandledrejection", (event) => {
+  if (!(event.reason instanceof DOMException)) return;
+  const of = document.querySelector("#picture [title='grant webcam access']") ? "camera" : "clipboard";
+  const words = refused[of][event.reason.name];
+  if (!words) return;
+  event.preventDefault();
+  const said = Object.assign(document.createElement("p"), { role: "alert", className: "refused" });
+  document.querySelector("#picture .upload-container").append(said);
+  said.textContent = words[Number(navigator.language.startsWith("zh"))];
+});
+document.addEventListener("click", () => document.querySelector("#picture .refused")?.remove(), true);
 document.addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
   if (!file) return;
@@ -60,3 +88,5 @@ document.addEventListener("paste", (event) => {
   setTimeout(give, 50, 40);
 });
 </script>"""  # Ctrl+V anywhere, which Gradio itself hears only on its clipboard button
+both = {of: {name: [words, CHINESE[words]] for name, words in why.items()} for of, why in REFUSED.items()}
+HEAD = HEAD.replace("{refused}", json.dumps(both))

@@ -25,6 +25,11 @@ CHINESE = {
     "Predictions: click a class to ask about it": "预测结果：点击某个类别即可针对它提问",
     "Upload, paste or take a picture, or click one of the examples: the answer appears here.":
         "上传、粘贴或拍摄一张图片，或点击一个示例：结果会显示在这里。",
+    "No camera was found: connect one, or upload a picture.": "没有找到摄像头：请连接一个，或上传图片。",
+    "The browser keeps the camera from this page: allow it there, or upload a picture.":
+        "浏览器不允许本页面使用摄像头：请在浏览器中允许，或上传图片。",
+    "The camera is in use elsewhere: free it, or upload a picture.": "摄像头正被其他程序占用：请先释放，或上传图片。",
+    "The browser keeps the clipboard from this page: press Ctrl+V instead.": "浏览器不允许本页面读取剪贴板：请改按 Ctrl+V。",
     "Checkpoints": "检查点",
     "Two to four; Large and Small of the chosen weights while empty.": "选二到四个；留空则对比所选权重的 Large 与 Small。",
     "Many pictures at once": "批量对比多张图片",

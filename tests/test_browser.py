@@ -268,6 +268,23 @@ def test_ctrl_v_anywhere_pastes_over_what_is_there(visit, explained):
         wait_for(page, explained("Large", picture))
 
 
+@pytest.mark.parametrize("language, none, kept", [("en-US", "No camera", "Ctrl+V instead"), ("zh-CN", "没有找到", "Ctrl+V。")])
+def test_a_camera_or_clipboard_that_the_browser_does_not_give_is_said(visit, explained, language, none, kept):
+    """This browser has no camera, and its clipboard is not this page's. The next click is for another way."""
+    page = visit(permissions=["camera"], locale=language)
+    alert, ways = page.locator("#picture [role=alert]"), page.locator("#picture .source-selection button")
+    page.get_by_label("Capture from camera").click()
+    page.get_by_title("grant webcam access").click()
+    alert.filter(has_text=none).wait_for()
+    page.get_by_label("Paste from clipboard").click()
+    alert.filter(has_text=kept).wait_for()
+    assert alert.count() == 1
+    ways.first.click()
+    upload(page, FROG)
+    wait_for(page, explained("Large", FROG))
+    assert alert.count() == 0
+
+
 def test_a_file_that_is_no_picture(page, explained, tmp_path):
     (tmp_path / "notes.jpg").write_text("hello, I am no picture")
     upload(page, tmp_path / "notes.jpg")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_page import Page
 
-from mnv3 import classes, compare, detail, explain, models_page, page, trust_page
+from mnv3 import browser, classes, compare, detail, explain, models_page, page, trust_page
 from mnv3.catalogue import IMAGENET, Entry
 from mnv3.chinese import CHINESE
 from mnv3.faithfulness import MEASURES, put_to_trial
@@ -49,6 +49,7 @@ OTHERWISE = [  # what no call names: values that are put together, or come from 
     "training pictures", "example pictures", "training pictures, without those held out", trust_page.START,
     "CIFAR-10 as re-encoded JPEGs", IMAGENET, f"ImageNet-21k, then {IMAGENET}",
     f"Pictures, up to {compare.MOST_PICTURES}", "Both say {label} ({said}).", "All say {label} ({said}).",
+    *(words for why in browser.REFUSED.values() for words in why.values()),
 ]  # fmt: skip
 IN_PARTS = {"Pictures, up to ", "deletion", "random", "centred"}  # what the search finds besides sentences
 
