@@ -268,7 +268,9 @@ def test_ctrl_v_anywhere_pastes_over_what_is_there(visit, explained):
         wait_for(page, explained("Large", picture))
 
 
-@pytest.mark.parametrize("language, none, kept", [("en-US", "No camera", "Ctrl+V instead"), ("zh-CN", "没有找到", "Ctrl+V。")])
+@pytest.mark.parametrize(
+    "language, none, kept", [("en-US", "No camera", "Ctrl+V instead"), ("zh-CN", "没有找到", "Ctrl+V。")]
+)
 def test_a_camera_or_clipboard_that_the_browser_does_not_give_is_said(visit, explained, language, none, kept):
     """This browser has no camera, and its clipboard is not this page's. The next click is for another way."""
     page = visit(permissions=["camera"], locale=language)
