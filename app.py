@@ -438,6 +438,8 @@ def build_demo() -> gr.Blocks:
                                        elem_id="examples")  # fmt: skip
                 # else a click on an example is lost while another one loads
                 demo.fns[examples.load_input_event["id"]].trigger_mode = "always_last"
+                bell, bell_of_classes, bell_of_trust = _bells([image.change, weights.change, model.input,
+                                                               button.click])  # fmt: skip
             with gr.Column(scale=3, min_width=320, elem_id="right"), gr.Tabs(selected="look"):
                 with gr.Tab(I18N("Look"), id="look") as look_tab:
                     with gr.Row():
@@ -453,20 +455,32 @@ def build_demo() -> gr.Blocks:
                     _many(weights, columns)
                     comparison = gr.HTML(empty(START), elem_id="comparison", js_on_load=detail.SCRIPT)
                 with gr.Tab(I18N("Classes"), id="classes") as classes_tab:
-                    _classes_tab(tab, image, model, weights, button)
+                    _classes_tab(tab, image, model, weights, bell_of_classes)
                 with gr.Tab(I18N("Trust"), id="trust"):
-                    _trust_tab(image, model, weights, target)
+                    _trust_tab(image, model, weights, target, bell_of_trust)
                 with gr.Tab(I18N("Models"), id="models") as models_tab:
                     _models_tab(models_tab, model, weights, mine)
-        _wire(tab, target, inside, mine, columns, image, model, weights, fetch_weights, button,
+        _wire(tab, target, inside, mine, columns, image, model, weights, fetch_weights, button, bell,
               (look_tab, compare_tab, classes_tab), [label, notes, pictures, panel, comparison])  # fmt: skip
         _endpoints(family)
     demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE)
     return demo
 
 
+def _bells(events: list[Callable]) -> list[gr.Number]:
+    """For `show`, `class_view` and `tested_map` a hidden component each, whose change says that one of the events came.
+
+    No event of a component has more than one listener that asks the server: Gradio's page asks them one after the
+    other, each when the one before has its answer; and an event that finds one of them busy is repeated for all of
+    them once that one is done, which finds the next one busy. After hasty clicks these three went on asking for ever.
+    """
+    bells = [gr.Number(visible=False) for _ in range(3)]
+    gr.on(events, None, None, bells, js="() => [1, 2, 3].map(Math.random)", api_visibility="private")
+    return bells
+
+
 def _wire(
-    tab, target, inside, mine, columns, image, model, weights, fetch_weights, button, tabs, outputs
+    tab, target, inside, mine, columns, image, model, weights, fetch_weights, button, bell, tabs, outputs
 ) -> None:
     """What happens on a click. Every listener that runs a network shares one limit, and the newest click wins."""
     label, notes, _, panel, comparison = outputs
@@ -475,14 +489,13 @@ def _wire(
            "trigger_mode": "always_last", "api_visibility": "private"}  # fmt: skip
     fetched = gr.State(0)
     remember = {**QUIET, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
-    news = [image.change, weights.change, model.input, button.click]
     button.click(lambda: None, None, target, **remember)  # back to the likeliest class
     label.select(_selected, [image, model, weights], target, **remember)
     panel.click(_inside, [image, model, weights], inside, **remember)
     for chosen_tab in tabs:
         chosen_tab.select(partial(str, chosen_tab.id), None, tab, **remember)
     # One listener for all, so that a visitor's answers come one after the other and the last click has the last word.
-    gr.on([*news, target.change, inside.change, columns.input, tab.change, fetched.change], **run)
+    gr.on([bell.change, target.change, inside.change, columns.input, tab.change, fetched.change], **run)
     file = gr.JSON(visible=False)
     asked = panel.save(gates_file, [image, model, weights, target], file, show_progress="hidden",
                        concurrency_id="network", api_visibility="private")  # fmt: skip
@@ -515,7 +528,7 @@ def _many(weights, columns) -> None:
         cancel.click(None, cancels=comparing, api_visibility="private")
 
 
-def _classes_tab(tab, image, model, weights, button) -> None:
+def _classes_tab(tab, image, model, weights, bell) -> None:
     """Two lists and the Class view, which is made while the tab is open."""
     with gr.Row():
         most = {"multiselect": True, "allow_custom_value": True, "min_width": 220, "choices": []}
@@ -525,13 +538,13 @@ def _classes_tab(tab, image, model, weights, button) -> None:
                              info=I18N("Up to four; the most and the least class-specific while empty."),
                              **most)  # fmt: skip
     shown = gr.HTML(empty(START), elem_id="classview", min_height=200)
-    events = [image.change, weights.change, model.input, button.click, tab.change, kinds.input, blocks.input]
-    gr.on(events, class_view, [tab, image, model, weights, blocks, kinds], [shown, blocks, kinds],
+    gr.on([bell.change, tab.change, kinds.input, blocks.input], class_view,
+          [tab, image, model, weights, blocks, kinds], [shown, blocks, kinds],
           api_visibility="private", concurrency_id="network", concurrency_limit=AT_ONCE, trigger_mode="always_last",
           show_progress_on=shown)  # fmt: skip
 
 
-def _trust_tab(image, model, weights, target) -> None:
+def _trust_tab(image, model, weights, target, bell) -> None:
     """A button, and the answer, which stays for as long as it is the answer to what is on show."""
     with gr.Row():
         button = gr.Button(I18N("Test this map"), variant="primary", scale=0, min_width=220, elem_id="test-map")
@@ -543,7 +556,7 @@ def _trust_tab(image, model, weights, target) -> None:
     show_it = {"fn": tested_map, "inputs": [asked, answer, *on_show], "outputs": shown, "api_visibility": "private",
                "show_progress": "hidden"}  # fmt: skip
     testing.then(**show_it)
-    gr.on([image.change, weights.change, model.input, target.change], **show_it)
+    gr.on([bell.change, target.change], **show_it)
 
 
 def _models_tab(models_tab, model, weights, mine) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -560,6 +561,23 @@ def test_files_of_the_host_are_not_served(app, path):
 
 
 # Starting -------------------------------------------------------------------------------------------------------
+
+
+def test_no_event_has_two_listeners_that_ask_the_server(app):
+    """The page repeats an event for all its listeners when it found one busy: two can keep each other busy for ever.
+
+    Of a State's change it tells one listener at a time.
+    """
+    config = json.loads(app.get("/config")[1])
+    kinds = {component["id"]: component["type"] for component in config["components"]}
+    asking = Counter(
+        (target, event)
+        for listener in config["dependencies"]
+        if listener["backend_fn"] and listener["api_visibility"] == "private"
+        for target, event in listener["targets"]
+        if target is not None and kinds[target] != "state"
+    )
+    assert len(asking) > 15 and {event: count for event, count in asking.items() if count > 1} == {}
 
 
 def test_starting_touches_no_network(app):

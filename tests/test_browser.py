@@ -134,6 +134,22 @@ def sent(page, button):
         button.click()
 
 
+NEWS = ["class_view", "show", "tested_map"]  # who is asked, once each, when there is something new
+
+
+def asked_from_now_on(page):
+    """The names of the handlers that the page asks for, a list that grows."""
+    names = page.evaluate("window.gradio_config.dependencies.map(handler => handler.api_name.replace(/_\\d$/, ''))")
+    asked = []
+
+    def note(request):
+        if "/queue/join" in request.url:
+            asked.append(names[request.post_data_json["fn_index"]])
+
+    page.on("request", note)
+    return asked
+
+
 def upload(page, picture):
     page.locator("#picture input[type=file]").set_input_files(picture)
 
@@ -841,9 +857,46 @@ def test_hasty_clicks(page, explained):
     page.get_by_label("Large").check()
     page.get_by_label("Small").check()
     wait_for(page, explained("Small", FROG))
-    page.wait_for_timeout(1500)
+    settled(page)
     wait_for(page, explained("Small", FROG))
     assert f"‘{explained('Small', FROG).top(1)[0].label}’" in header(page)
+
+
+def drop(page, picture):
+    """Drags a file over what the page shows as its picture."""
+    page.evaluate(
+        """([bytes, name]) => {
+            const dataTransfer = new DataTransfer(), place = document.querySelector('#picture .upload-container')
+            dataTransfer.items.add(new File([new Uint8Array(bytes)], name, {type: 'image/png'}))
+            place.dispatchEvent(new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true}))
+        }""",
+        [list(picture.read_bytes()), picture.name],
+    )
+
+
+def test_a_new_picture_is_asked_about_once(page, explained):
+    asked = asked_from_now_on(page)
+
+    def asks(act, *arguments, shown, times=1):
+        act(page, *arguments)
+        wait_for(page, explained("Large", shown)) if shown else page.locator("#notes .hint").wait_for()
+        settled(page)
+        assert sorted(asked) == sorted(NEWS * times), (act.__name__, arguments)
+        asked.clear()
+
+    def remove(page):
+        page.get_by_label("Remove Image").click()
+
+    asks(upload, FROG, shown=FROG)
+    asks(example, TRUCK, shown=TRUCK)
+    asks(example, TRUCK, shown=TRUCK)
+    asks(remove, shown=None)
+    asks(example, TRUCK, shown=TRUCK)
+    asks(remove, shown=None)
+    asks(upload, FROG, shown=FROG)
+    asks(example, TRUCK, shown=TRUCK)
+    asks(drop, CAR, shown=CAR, times=2)  # the old picture goes at once, the new one comes when it is here
+    asks(example, TRUCK, shown=TRUCK)
 
 
 def overflow(page):
@@ -983,8 +1036,11 @@ def test_the_camera_its_picture_and_the_networks_have_one_handedness(visit):
     page.get_by_text("Click to Access Webcam").click()
     page.wait_for_function("document.querySelector('#picture video')?.videoWidth == 256")
     sides = [bluer_side(page.locator("#picture video"))]
+    asked = asked_from_now_on(page)
     page.get_by_label("capture photo").click()
     page.locator("#pictures .big").first.wait_for()
+    settled(page)
+    assert sorted(asked) == NEWS
     for picture in ("#picture img", "#pictures .big"):
         sides.append(bluer_side(page.locator(picture).first))
     assert len(set(sides)) == 1, sides
