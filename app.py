@@ -303,9 +303,12 @@ def gates_file(image, model: str, weights: str, target: dict | None, event: gr.E
 
 
 @in_their_language
-def test_map(image, model: str, weights: str, target: dict | None, progress=gr.Progress()):  # noqa: B008
-    """What was asked and the Trust tab's answer, for the picture and the class on show; shown by tested_map."""
-    return (image, model, weights, target), _tested(image, model, weights, target, progress), gr.skip()
+def test_map(image, model: str, weights: str, target: dict | None, fetches: int, progress=gr.Progress()):  # noqa: B008
+    """What was asked and the Trust tab's answer, for the picture and the class on show; shown by tested_map.
+
+    fetches: how often weights came, since an answer may be that they are missing.
+    """
+    return (image, model, weights, target, fetches), _tested(image, model, weights, target, progress), gr.skip()
 
 
 def _tested(image, model: str, weights: str, target: dict | None, progress: gr.Progress) -> str:
@@ -397,14 +400,14 @@ def fetch_button(weights: str):
 
 @in_their_language
 def fetch_here(weights: str, times: int, progress=gr.Progress()):  # noqa: B008
-    """Fetches for the page: a failure is a sentence in both tabs, and the page stays usable."""
+    """Fetches for the page: a failure is a sentence in every tab that shows a network, and the page stays usable."""
     try:
         for entry in choice.missing(weights):
             fetched(entry, progress)
         words, times = page.hint(say("The weights ‘{weights}’ are here.", weights=weights)), times + 1
     except InputError as error:
         words = page.problem(str(error))
-    return words, words, times
+    return words, words, words, times
 
 
 # always_last, since by itself Gradio drops a click that comes while the one before is worked on
@@ -418,6 +421,7 @@ def build_demo() -> gr.Blocks:
     with gr.Blocks(title="mnv3: look inside MobileNetV3", analytics_enabled=False, delete_cache=KEEP_FILES) as demo:
         gr.HTML(f"<h1>mnv3</h1><p>{I18N(ABOUT)}</p>", elem_id="title")
         tab, target, inside, mine = gr.State("look"), gr.State(None), gr.State(None), gr.State([])
+        fetched = gr.State(0)  # how often weights came
         with gr.Row():
             with gr.Column(scale=1, min_width=260, elem_id="left"):
                 image = picture_input(label=I18N("Picture"), height=230, elem_id="picture",
@@ -438,8 +442,9 @@ def build_demo() -> gr.Blocks:
                                        elem_id="examples")  # fmt: skip
                 # else a click on an example is lost while another one loads
                 demo.fns[examples.load_input_event["id"]].trigger_mode = "always_last"
-                bell, bell_of_classes, bell_of_trust = _bells([image.change, weights.change, model.input,
-                                                               button.click])  # fmt: skip
+                bell, bell_of_classes, bell_of_trust = _bells(
+                    [image.change, weights.change, model.input, button.click, fetched.change]
+                )
             with gr.Column(scale=3, min_width=320, elem_id="right"), gr.Tabs(selected="look"):
                 with gr.Tab(I18N("Look"), id="look") as look_tab:
                     with gr.Row():
@@ -455,13 +460,14 @@ def build_demo() -> gr.Blocks:
                     _many(weights, columns)
                     comparison = gr.HTML(empty(START), elem_id="comparison", js_on_load=detail.SCRIPT)
                 with gr.Tab(I18N("Classes"), id="classes") as classes_tab:
-                    _classes_tab(tab, image, model, weights, bell_of_classes)
+                    class_shown = _classes_tab(tab, image, model, weights, bell_of_classes)
                 with gr.Tab(I18N("Trust"), id="trust"):
-                    _trust_tab(image, model, weights, target, bell_of_trust)
+                    _trust_tab(image, model, weights, target, fetched, bell_of_trust)
                 with gr.Tab(I18N("Models"), id="models") as models_tab:
                     _models_tab(models_tab, model, weights, mine)
-        _wire(tab, target, inside, mine, columns, image, model, weights, fetch_weights, button, bell,
+        _wire(tab, target, inside, columns, image, model, weights, button, bell,
               (look_tab, compare_tab, classes_tab), [label, notes, pictures, panel, comparison])  # fmt: skip
+        _fetching(fetch_weights, weights, fetched, [notes, comparison, class_shown])
         _endpoints(family)
     demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE)
     return demo
@@ -479,15 +485,12 @@ def _bells(events: list[Callable]) -> list[gr.Number]:
     return bells
 
 
-def _wire(
-    tab, target, inside, mine, columns, image, model, weights, fetch_weights, button, bell, tabs, outputs
-) -> None:
+def _wire(tab, target, inside, columns, image, model, weights, button, bell, tabs, outputs) -> None:
     """What happens on a click. Every listener that runs a network shares one limit, and the newest click wins."""
-    label, notes, _, panel, comparison = outputs
+    label, _, _, panel, _ = outputs
     run = {"fn": show, "inputs": [tab, image, model, weights, target, inside, columns], "outputs": outputs,
            "show_progress": "full", "concurrency_id": "network", "concurrency_limit": AT_ONCE,
            "trigger_mode": "always_last", "api_visibility": "private"}  # fmt: skip
-    fetched = gr.State(0)
     remember = {**QUIET, "queue": True}  # Gradio reports a changed gr.State for queued listeners only
     button.click(lambda: None, None, target, **remember)  # back to the likeliest class
     label.select(_selected, [image, model, weights], target, **remember)
@@ -495,15 +498,19 @@ def _wire(
     for chosen_tab in tabs:
         chosen_tab.select(partial(str, chosen_tab.id), None, tab, **remember)
     # One listener for all, so that a visitor's answers come one after the other and the last click has the last word.
-    gr.on([bell.change, target.change, inside.change, columns.input, tab.change, fetched.change], **run)
+    gr.on([bell.change, target.change, inside.change, columns.input, tab.change], **run)
     file = gr.JSON(visible=False)
     asked = panel.save(gates_file, [image, model, weights, target], file, show_progress="hidden",
                        concurrency_id="network", api_visibility="private")  # fmt: skip
     asked.then(None, file, None, js=browser.SAVE_FILE)
-    weights.change(fetch_button, weights, fetch_weights, **QUIET)
-    fetching = fetch_weights.click(fetch_here, [weights, fetched], [notes, comparison, fetched],
-                                   api_visibility="private", concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
-    fetching.then(fetch_button, weights, fetch_weights, **QUIET)
+
+
+def _fetching(button, weights, fetched, outputs) -> None:
+    """The button is there for as long as something is missing; what it brought is news for every tab."""
+    weights.change(fetch_button, weights, button, **QUIET)
+    fetching = button.click(fetch_here, [weights, fetched], [*outputs, fetched], api_visibility="private",
+                            concurrency_id="fetch", concurrency_limit=1)  # fmt: skip
+    fetching.then(fetch_button, weights, button, **QUIET)
 
 
 def _columns(mine) -> gr.Dropdown:
@@ -528,8 +535,8 @@ def _many(weights, columns) -> None:
         cancel.click(None, cancels=comparing, api_visibility="private")
 
 
-def _classes_tab(tab, image, model, weights, bell) -> None:
-    """Two lists and the Class view, which is made while the tab is open."""
+def _classes_tab(tab, image, model, weights, bell) -> gr.HTML:
+    """Two lists and the Class view, which is made while the tab is open and returned."""
     with gr.Row():
         most = {"multiselect": True, "allow_custom_value": True, "min_width": 220, "choices": []}
         kinds = gr.Dropdown(label=I18N("Classes"), max_choices=classes.MOST_CLASSES, elem_id="class-kinds",
@@ -542,14 +549,15 @@ def _classes_tab(tab, image, model, weights, bell) -> None:
           [tab, image, model, weights, blocks, kinds], [shown, blocks, kinds],
           api_visibility="private", concurrency_id="network", concurrency_limit=AT_ONCE, trigger_mode="always_last",
           show_progress_on=shown)  # fmt: skip
+    return shown
 
 
-def _trust_tab(image, model, weights, target, bell) -> None:
+def _trust_tab(image, model, weights, target, fetched, bell) -> None:
     """A button, and the answer, which stays for as long as it is the answer to what is on show."""
     with gr.Row():
         button = gr.Button(I18N("Test this map"), variant="primary", scale=0, min_width=220, elem_id="test-map")
     shown = gr.HTML(empty(trust_page.START), elem_id="trust", min_height=120)
-    asked, answer, on_show = gr.State(), gr.State(""), [image, model, weights, target]
+    asked, answer, on_show = gr.State(), gr.State(""), [image, model, weights, target, fetched]
     testing = button.click(test_map, on_show, [asked, answer, shown], api_visibility="private",
                            trigger_mode="always_last", concurrency_id="network",
                            concurrency_limit=AT_ONCE)  # fmt: skip

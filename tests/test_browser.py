@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from app_server import App
 from PIL import Image
 
 import mnv3
@@ -568,8 +569,60 @@ def test_a_failed_download_is_told_in_the_open_tab(page, explained):
     alert.filter(has_text="Fetch weights").wait_for()
     page.locator("#fetch").click()
     alert.filter(has_text="could not be fetched").wait_for()
+    page.get_by_role("tab", name="Classes").click()
+    alert = page.locator("#classview [role=alert]")
+    alert.filter(has_text="Fetch weights").wait_for()
+    page.locator("#fetch").click()
+    alert.filter(has_text="could not be fetched").wait_for()
+    page.get_by_role("tab", name="Compare").click()
     choose_weights(page, "CIFAR-10 · bundled")
     agreed(page, [explained(model, FROG) for model in BLOCKS])
+
+
+# What torchvision has comes without a network: as the bundled network of that size
+FETCHABLE = """
+import runpy, sys
+sys.path.insert(0, {root!r})
+from dataclasses import replace
+from mnv3 import choice, engine
+load, is_here, fetched = engine.load, choice.is_here, set()
+
+def fetching(name, report=None):
+    if not name.startswith("torchvision/"):
+        return load(name, report)
+    fetched.add(name)
+    return replace(load("cifar10-large" if "large" in name else "cifar10-small"), name=name)
+
+engine.load, choice.is_here = fetching, lambda name: name in fetched or is_here(name)
+runpy.run_path({root!r} + "/app.py", run_name="__main__")
+"""
+
+
+def test_what_was_fetched_is_news_for_every_tab(chromium, tmp_path):
+    (tmp_path / "app.py").write_text(FETCHABLE.format(root=str(EXAMPLES.parent)))
+    app = App(tmp_path / "home", tmp_path, code=tmp_path)
+    try:
+        page = chromium.new_page()
+        page.set_default_timeout(PATIENCE)
+        watch(page)
+        page.goto(app.url)
+        example(page, FROG)
+        page.locator("#panel table").wait_for()
+        choose_weights(page, "ImageNet · torchvision")
+        page.get_by_role("tab", name="Trust").click()
+        page.locator("#test-map").click()
+        page.locator("#trust [role=alert]", has_text="Fetch weights").wait_for()
+        page.get_by_role("tab", name="Classes").click()
+        page.locator("#classview [role=alert]", has_text="Fetch weights").wait_for()
+        page.locator("#fetch").click()
+        page.locator("#classview table.specific tr").nth(BLOCKS["Large"] - 1).wait_for()
+        page.get_by_role("tab", name="Trust").click()
+        page.locator("#trust .hint", has_text="Press").wait_for()
+        page.get_by_role("tab", name="Look").click()
+        page.locator("#notes", has_text="torchvision/large").wait_for()
+        page.close()
+    finally:
+        app.kill()
 
 
 # Trust and Models -----------------------------------------------------------------------------------------------
