@@ -223,6 +223,25 @@ CHINESE = {
     # Trust
     "The map on trial: evidence for ‘{label}’ in this picture by <b>{name}</b>, {height}×{width} cells.":
         "受检的图：<b>{name}</b> 在这张图片中对“{label}”的类别证据，{height}×{width} 格。",
+    "This map beats both controls: random maps, and a Gaussian at the centre, which looks at nothing.":
+        "这张图胜过两个对照：随机图，以及什么都不看的居中高斯图。",
+    "This map beats random maps; a Gaussian at the centre, which looks at nothing, only by deletion.":
+        "这张图胜过随机图，但只在删除上胜过什么都不看的居中高斯图。",
+    "This map beats random maps; a Gaussian at the centre, which looks at nothing, only by insertion.":
+        "这张图胜过随机图，但只在插入上胜过什么都不看的居中高斯图。",
+    "This map beats random maps, but is no better than a Gaussian at the centre, which looks at nothing.":
+        "这张图胜过随机图，但不比什么都不看的居中高斯图更好。",
+    "This map beats random maps by deletion only: don’t build on it here.":
+        "这张图只在删除上胜过随机图：在这里不要依靠它。",
+    "This map beats random maps by insertion only: don’t build on it here.":
+        "这张图只在插入上胜过随机图：在这里不要依靠它。",
+    "This map is no better than random maps: don’t build on it here.": "这张图不比随机图更好：在这里不要依靠它。",
+    "This map hardly changes when all that was learned is lost: don’t build on it, whatever else it passes.":
+        "学到的东西全部丢失后，这张图几乎不变：无论它还通过了什么，都不要依靠它。",
+    "This picture is a weak test, as said below.": "这张图片检验力较弱，原因见下。",
+    "One picture is one draw. The tests find maps that are wrong; none of them shows that a map is right, nor that "
+    "what it marks is the network’s whole reason.":
+        "一张图片只是一次抽样。这些检验能找出错误的图；没有一项能证明图是对的，也不能证明它标出的就是网络的全部依据。",
     "Does the map find the pixels that the answer hangs on?": "这张图找到了决定结果的像素吗？",
     "Does the map depend on what the network learned?": "这张图取决于网络学到的东西吗？",
     "On many pictures": "在大量图片上",

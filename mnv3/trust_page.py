@@ -20,6 +20,26 @@ SHORT = {"evidence": "Evidence", "centred": "Gaussian", "random": "Random"}
 LOOKS = {"evidence": 0, "centred": 1, "random": 2}
 NEAR = 0.02  # areas that differ by less are called alike
 ON_TRIAL = "The map on trial: evidence for ‘{label}’ in this picture by <b>{name}</b>, {height}×{width} cells."
+UNCHANGED = 0.5  # a mean rank correlation above it: the map hardly depends on the weights
+BEATS_BOTH = "This map beats both controls: random maps, and a Gaussian at the centre, which looks at nothing."
+BEATS_CENTRED_BY = {
+    "deletion": "This map beats random maps; a Gaussian at the centre, which looks at nothing, only by deletion.",
+    "insertion": "This map beats random maps; a Gaussian at the centre, which looks at nothing, only by insertion.",
+}
+BEATS_RANDOM = "This map beats random maps, but is no better than a Gaussian at the centre, which looks at nothing."
+BEATS_RANDOM_BY = {
+    "deletion": "This map beats random maps by deletion only: don’t build on it here.",
+    "insertion": "This map beats random maps by insertion only: don’t build on it here.",
+}
+BEATS_NOTHING = "This map is no better than random maps: don’t build on it here."
+DEPENDS_ON_NOTHING = (
+    "This map hardly changes when all that was learned is lost: don’t build on it, whatever else it passes."
+)
+WEAK = "This picture is a weak test, as said below."
+CANT_SAY = (
+    "One picture is one draw. The tests find maps that are wrong; none of them shows that a map is right, nor that "
+    "what it marks is the network’s whole reason."
+)
 FASTER, ALIKE, SLOWER = "faster than", "about as fast as", "more slowly than"
 VERDICTS = {
     "deletion": (
@@ -79,6 +99,7 @@ def trust(explanation: Explanation, index: int, trial: Trial, published: dict | 
     height, width = trial.evidence.shape
     return (
         f'<div class="mnv3"><p>{say(ON_TRIAL, label=label, name=name, height=height, width=width)}</p>'
+        f"{_summary(explanation, index, trial)}"
         f"<h3>{say('Does the map find the pixels that the answer hangs on?')}</h3>"
         f"{_verdicts(explanation, index, trial)}{_charts(trial, explanation.checkpoint.labels[index])}{_areas(trial)}"
         f"<h3>{say('Does the map depend on what the network learned?')}</h3>"
@@ -130,40 +151,66 @@ def _area(areas: np.ndarray) -> str:
     return f"{areas.mean():.3f}<small>{spread}</small>"
 
 
+def _summary(explanation: Explanation, index: int, trial: Trial) -> str:
+    """What all of it comes to, in one line, and what that can't say."""
+    weak = f" {say(WEAK)}" if _weaknesses(explanation, index, trial) else ""
+    return f"<p class='verdict'><b>{_passes(trial)}</b>{weak}<br><small>{say(CANT_SAY)}</small></p>"
+
+
+def _passes(trial: Trial) -> str:
+    """The line: which of the controls the map beats; by both measures, or by which."""
+    if trial.correlation > UNCHANGED:
+        return say(DEPENDS_ON_NOTHING)
+    random, centred = (
+        [measure for measure in MEASURES if _outcome(trial, measure, control)[0] == FASTER] for control in CONTROLS
+    )
+    if len(random) < len(MEASURES):
+        return say(BEATS_RANDOM_BY[random[0]]) if random else say(BEATS_NOTHING)
+    if len(centred) < len(MEASURES):
+        return say(BEATS_CENTRED_BY[centred[0]]) if centred else say(BEATS_RANDOM)
+    return say(BEATS_BOTH)
+
+
 def _verdicts(explanation: Explanation, index: int, trial: Trial) -> str:
     """One sentence a measure, and what takes the ground from under it."""
-    sentences = [_verdict(trial, measure) for measure in MEASURES]
-    label = explanation.checkpoint.labels[index]
+    sentences = [_verdict(trial, measure) for measure in MEASURES] + _weaknesses(explanation, index, trial)
+    return f"<ul class='verdict'>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>"
+
+
+def _weaknesses(explanation: Explanation, index: int, trial: Trial) -> list[str]:
+    """Why areas say little in this picture, whatever the map."""
+    sentences, label, own = [], explanation.checkpoint.labels[index], explanation.probabilities[index]
     blank, blurred = trial.curves.deletion["evidence"][0, -1], trial.curves.insertion["evidence"][0, 0]
     if blurred > 0.5:
         sentences.append(say(BLURRED, label=label, p=blurred))
     if blank > 0.5:
         sentences.append(say(BLANK, label=label, p=blank))
-    own = explanation.probabilities[index]
     if own < 0.2:
         sentences.append(say(UNLIKELY, label=label, p=own))
-    return f"<ul class='verdict'>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>"
+    return sentences
+
+
+def _outcome(trial: Trial, measure: str, control: str) -> tuple[str, str]:
+    """FASTER, ALIKE or SLOWER than by a control, and the areas: '0.21 against 0.35'."""
+    own = float(trial.curves.areas(measure, "evidence")[0])
+    other = float(trial.curves.areas(measure, control).mean())
+    gain = own - other if measure == "insertion" else other - own
+    outcome = ALIKE if abs(gain) < NEAR else FASTER if gain > 0 else SLOWER
+    return outcome, say("{own:.2f} against {other:.2f}", own=own, other=other)
 
 
 def _verdict(trial: Trial, measure: str) -> str:
     """'Deletion: by this map p falls faster than by the random ones (0.21 against 0.35) and about as fast as …'"""
-    own = float(trial.curves.areas(measure, "evidence")[0])
-    sign = -1 if measure == "deletion" else 1
-    outcome, told = {}, {}
-    for control in CONTROLS:
-        other = float(trial.curves.areas(measure, control).mean())
-        gain = sign * (own - other)
-        outcome[control] = ALIKE if abs(gain) < NEAR else FASTER if gain > 0 else SLOWER
-        told[control] = say("{own:.2f} against {other:.2f}", own=own, other=other)
-    if outcome["random"] != FASTER:
+    (random, random_areas), (centred, centred_areas) = (_outcome(trial, measure, control) for control in CONTROLS)
+    if random != FASTER:
         meaning = POINTS_ELSEWHERE
-    elif outcome["centred"] == FASTER:
+    elif centred == FASTER:
         meaning = KNOWS_MORE
     else:
-        meaning = MIDDLE_AS_GOOD if outcome["centred"] == ALIKE else MIDDLE_BETTER
+        meaning = MIDDLE_AS_GOOD if centred == ALIKE else MIDDLE_BETTER
     return say(
-        VERDICTS[measure], random=say(outcome["random"]), random_areas=told["random"],
-        centred=say(outcome["centred"]), centred_areas=told["centred"], meaning=say(meaning),
+        VERDICTS[measure], random=say(random), random_areas=random_areas, centred=say(centred),
+        centred_areas=centred_areas, meaning=say(meaning),
     )  # fmt: skip
 
 
@@ -184,7 +231,7 @@ def _dependence(correlation: float, chance: float) -> str:
     if np.isnan(correlation):
         return say("The randomised networks have no evidence for this class anywhere, so there is nothing to compare.")
     said = say(MEAN_CORRELATION, nets=NETS, mean=signed(correlation, 2))
-    if correlation > 0.5:
+    if correlation > UNCHANGED:
         meaning = say("The map hardly changes when all that was learned is lost: it can’t be the network’s reason.")
     elif abs(correlation) > 2 * chance / np.sqrt(NETS):
         meaning = say("The map depends on the weights in part; some of it comes from the picture alone.")

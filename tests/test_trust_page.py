@@ -127,6 +127,40 @@ def test_what_an_area_means(explanation, index, areas, meaning):
 
 
 @pytest.mark.parametrize(
+    "deletion, insertion, correlation, line",
+    [
+        ((0.1, 0.3, 0.2), (0.8, 0.5, 0.6), 0.1, "This map beats both controls:"),
+        ((0.1, 0.3, 0.2), (0.8, 0.5, 0.6), float("nan"), "This map beats both controls:"),
+        ((0.1, 0.3, 0.2), (0.8, 0.5, 0.6), 0.9, "hardly changes when all that was learned is lost: don’t build on it,"),
+        ((0.1, 0.3, 0.11), (0.8, 0.5, 0.6), 0.1, "which looks at nothing, only by insertion."),
+        ((0.1, 0.3, 0.2), (0.8, 0.5, 0.9), 0.1, "which looks at nothing, only by deletion."),
+        ((0.1, 0.3, 0.1), (0.8, 0.5, 0.9), 0.1, "but is no better than a Gaussian at the centre"),
+        ((0.3, 0.3, 0.5), (0.8, 0.5, 0.6), 0.1, "This map beats random maps by insertion only:"),
+        ((0.1, 0.3, 0.2), (0.5, 0.5, 0.4), 0.1, "This map beats random maps by deletion only:"),
+        ((0.3, 0.3, 0.5), (0.4, 0.5, 0.3), 0.1, "This map is no better than random maps:"),
+    ],
+)
+def test_one_line_above_the_figures_says_what_they_come_to(
+    explanation, index, deletion, insertion, correlation, line
+):  # fmt: skip
+    text = whole(trust_page.trust(explanation, index, made(deletion, insertion, (correlation,) * NETS))).text
+    above, below = text.split("Does the map find the pixels", 1)
+    assert line in above and "none of them shows that a map is right" in above
+    assert above.count("This map") == 1 and "Area" in below
+
+
+@pytest.mark.parametrize(
+    "sure, blank, blurred, weak",
+    [(5, 0.4, 0.4, False), (5, 0.6, 0.4, True), (5, 0.4, 0.6, True), (-5, 0.4, 0.4, True)],
+)
+def test_the_line_says_where_a_picture_is_a_weak_test(explanation, index, sure, blank, blurred, weak):
+    """A class that isn't likely, or that an even colour or a blurred picture is as well."""
+    held = np.where(np.arange(10) == index, sure, np.zeros_like(explanation.held))
+    html = trust_page.trust(replace(explanation, held=held), index, made((blank, 0.9, 0.9), (blurred, 0.2, 0.2)))
+    assert ("This picture is a weak test" in html.partition("<h3>")[0]) == weak
+
+
+@pytest.mark.parametrize(
     "correlations, said",
     [
         ((0.9, 0.8, 1, 0.9, 0.7), "+0.86. The map hardly changes"), ((0.1, -0.1, 0.2, 0, 0), "as much as chance"),
