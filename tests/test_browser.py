@@ -110,12 +110,34 @@ def explained():
     return make
 
 
-UNDER_WAY = {}  # page -> what it has asked of the app's handlers and has no answer to
+UNDER_WAY = {}  # page -> what it has asked of the app's handlers and has no reply to
+LISTEN = """
+window.unanswered = () => [...asked].filter(event => !answered.has(event))
+const asked = new Set(), answered = new Set(), plainly = window.fetch
+const read = async (stream, text = '') => {
+  for (const decoder = new TextDecoder();;) {
+    const {value, done} = await stream.read()
+    if (done) return
+    const messages = (text + decoder.decode(value, {stream: true})).split('\\n\\n')
+    text = messages.pop()
+    for (const message of messages.map(line => JSON.parse(line.slice('data: '.length))))
+      if (message.msg == 'process_completed') answered.add(message.event_id)
+  }
+}
+window.fetch = async (...request) => {
+  const reply = await plainly(...request), url = String(request[0]?.url ?? request[0])
+  if (url.includes('/queue/join') && reply.ok) asked.add((await reply.clone().json()).event_id)
+  if (url.includes('/queue/data')) read(reply.clone().body.getReader()).catch(() => {})  // the page hangs up
+  return reply
+}
+"""
 
 
 def watch(page):
+    """Notes what is under way; not by streams of answers, of which Gradio may leave one open that nothing comes by."""
     waiting = UNDER_WAY[page] = set()
-    page.on("request", lambda asked: waiting.add(asked) if re.search("/queue/|/run/", asked.url) else None)
+    page.add_init_script(LISTEN)
+    page.on("request", lambda asked: waiting.add(asked) if re.search("/queue/join|/run/", asked.url) else None)
     for over in ("requestfinished", "requestfailed"):
         page.on(over, lambda asked: waiting.discard(asked))
 
@@ -124,9 +146,9 @@ def settled(page):
     """Until the page has nothing under way, and has had the time to ask for more, however slow it is."""
     quiet, end = 0, time.monotonic() + PATIENCE / 1000
     while quiet < 4:
-        assert time.monotonic() < end, f"the page still asks for {UNDER_WAY[page]}"
+        assert time.monotonic() < end, f"the page still asks: {UNDER_WAY[page]} {page.evaluate('unanswered()')}"
         page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
-        quiet = 0 if UNDER_WAY[page] else quiet + 1
+        quiet = 0 if UNDER_WAY[page] or page.evaluate("unanswered().length") else quiet + 1
 
 
 def sent(page, button):
