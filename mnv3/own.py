@@ -20,11 +20,12 @@ from .catalogue import TIMM, Entry
 from .checkpoints import CONFIG, GATES, MAX_JSON_BYTES, METRICS, WEIGHTS, Checkpoint, read_checkpoint, read_config
 from .errors import InputError
 from .fetch import Progress, fetch_repo
-from .tables import multiply_adds, parameters
+from .tables import gated_blocks, multiply_adds, parameters
 
 READ = (CONFIG, WEIGHTS, GATES, METRICS)  # what is taken of an upload; the first two must be there
 MOST_BYTES = 50_000_000  # of weights, on disk
 MOST_MULTIPLY_ADDS = 3_000_000_000  # of one picture: 14 times Large at 224², so that nobody keeps the others waiting
+MOST_NUMBERS = 2**28  # in all maps of a causal batch, 6 times Large's at 224²: a batch of the largest takes 2 GB
 KEPT, KEPT_PER_VISITOR = 8, 2  # the oldest go first
 PREFIX = "own-"
 
@@ -70,11 +71,19 @@ def from_hub(repo: object, progress: Progress | None = None) -> Checkpoint:
 
 def _read(folder: Path, name: str | None = None) -> Checkpoint:
     config = read_config(folder)  # before the weights, which are refused by it
-    cost = multiply_adds(config["spec"], config["preprocessing"].crop)
+    spec, side = config["spec"], config["preprocessing"].crop
+    cost = multiply_adds(spec, side)
     if cost > MOST_MULTIPLY_ADDS:
         raise InputError(
             f"This network takes {cost / 1e9:,.1f} billion multiply-adds for a picture: up to "
             f"{MOST_MULTIPLY_ADDS / 1e9:.0f} billion can be run for visitors here."
+        )
+    blocks = len(gated_blocks(spec, side))  # each a row of the causal batch
+    numbers = (blocks + 2) * sum(layer.outputs * layer.side**2 for layer in spec.layers(side))
+    if numbers > MOST_NUMBERS:
+        raise InputError(
+            f"This network's maps at {side}×{side} pixels hold {numbers / 1e6:,.0f} million numbers, once for each of "
+            f"its {blocks} SE blocks and twice more: up to {MOST_NUMBERS / 1e6:.0f} million fit for visitors here."
         )
     checkpoint = read_checkpoint(folder, name)
     return replace(checkpoint, name=f"{checkpoint.name} (yours)")  # never mistaken for a bundled one
