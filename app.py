@@ -249,22 +249,21 @@ def compare_many(files, weights: str, columns: list[str] | None, progress=gr.Pro
     files: (name, path) of each; without any, the examples.
     """
     files = files or [(path.name, str(path)) for path in engine.example_pictures()]
+    rows, shown, taken = [], time.monotonic(), files[: compare.MOST_PICTURES]
+    told = {"desc": say("Comparing"), "unit": say("pictures")}
     try:
         checkpoints = choice.several(weights, columns)
+        progress((0, len(taken)), **told)
+        for found in compare.look_at(taken, checkpoints):
+            rows += found
+            progress((len(rows), len(taken)), **told)
+            if time.monotonic() - shown > 1:
+                shown = time.monotonic()
+                yield compare.many(rows, checkpoints, len(files))
     except InputError as error:
         yield page.problem(str(error))
-        return
-    rows, shown = [], time.monotonic()
-    taken = files[: compare.MOST_PICTURES]
-    told = {"desc": say("Comparing"), "unit": say("pictures")}
-    progress((0, len(taken)), **told)
-    for found in compare.look_at(taken, checkpoints):
-        rows += found
-        progress((len(rows), len(taken)), **told)
-        if time.monotonic() - shown > 1:
-            shown = time.monotonic()
-            yield compare.many(rows, checkpoints, len(files))
-    yield compare.many(rows, checkpoints, len(files))
+    else:
+        yield compare.many(rows, checkpoints, len(files))
 
 
 def asked_class(explanation: mnv3.Explanation, target: dict | None, on_show: list) -> str | None:

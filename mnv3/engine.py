@@ -73,23 +73,33 @@ def checkpoint(name: str, progress: Progress | None = None) -> Checkpoint:
 
 @torch.inference_mode()
 def run(checkpoint: Checkpoint, inputs: torch.Tensor) -> Pass:
-    """One explained pass over inputs (N, 3, H, W).
+    """One explained pass over inputs (N, 3, H, W). Raises InputError as _finite does.
 
     Nothing is written to the module, so any number of threads may run the same checkpoint at once.
     """
-    if inputs.shape[2] == inputs.shape[3] and (session := fast(checkpoint)):
-        return session.run(inputs)
-    return _in_torch(checkpoint, inputs)
+    session = fast(checkpoint) if inputs.shape[2] == inputs.shape[3] else None
+    out = session.run(inputs) if session else _in_torch(checkpoint, inputs)
+    _finite(checkpoint, out.logits, out.features, *out.gates, *out.energy)
+    return out
 
 
 @torch.inference_mode()
 def causal(checkpoint: Checkpoint, one: torch.Tensor, reference: list[np.ndarray]) -> Pass:
     """The pass of one picture (1, 3, H, W), but logits (L + 2, K): row 0 with its own gates, row 1 + l with block l
-    held at its reference (C_l,), the last row with all of them held.
+    held at its reference (C_l,), the last row with all of them held. Raises InputError as _finite does.
     """
-    if one.shape[2] == one.shape[3] and (session := fast(checkpoint)):
-        return session.causal(one, reference)
-    return _causal_in_torch(checkpoint, one, reference)
+    session = fast(checkpoint) if one.shape[2] == one.shape[3] else None
+    out = session.causal(one, reference) if session else _causal_in_torch(checkpoint, one, reference)
+    _finite(checkpoint, out.logits, out.features, *out.gates, *out.energy)
+    return out
+
+
+def _finite(checkpoint: Checkpoint, *arrays: np.ndarray) -> None:
+    """Raises InputError for infinity and NaN, which weights that are numbers may still lead to: too large ones, or a
+    variance below 0. They would be shown as an answer."""
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise InputError(f"{checkpoint.name} answers this picture with NaN or infinity: its weights are broken, so "
+                         "choose others.")  # fmt: skip
 
 
 def _in_torch(checkpoint: Checkpoint, inputs: torch.Tensor, keep=None, reference=None) -> Pass:
@@ -118,13 +128,16 @@ def keep_rows(blocks: int) -> np.ndarray:
 def logits(checkpoint: Checkpoint, inputs: torch.Tensor) -> tuple[np.ndarray, float | None]:
     """Logits (N, K) of the bare network, and the milliseconds it took, without the wait for its turn.
 
-    None where torch stands in for a session that is being prepared: the network isn't as slow as that.
+    None where torch stands in for a session that is being prepared: the network isn't as slow as that. Raises
+    InputError as _finite does.
     """
     preparing, session = not _session(checkpoint).done(), fast(checkpoint)
     with _turns if session else nullcontext():
         began = time.perf_counter()
         out = session.logits(inputs) if session else checkpoint.model(inputs).numpy()
-        return out, None if preparing else (time.perf_counter() - began) * 1000
+        taken = (time.perf_counter() - began) * 1000
+    _finite(checkpoint, out)
+    return out, None if preparing else taken
 
 
 class Session:

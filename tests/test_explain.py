@@ -6,6 +6,8 @@ import random
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import Future
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -467,6 +469,21 @@ def test_a_path_its_bytes_and_an_opened_picture_are_explained_alike(small_checkp
 def test_what_is_no_picture_is_one_sentence(small_checkpoint):
     with pytest.raises(InputError):
         explain(small_checkpoint(), b"not a picture")
+
+
+@pytest.mark.parametrize("name, value", [("classifier.3.weight", 3e38), ("features.0.1.running_var", -1.0)])
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_network_that_answers_with_no_number_is_refused(name, value, fast, small_checkpoint, picture, monkeypatch):
+    """Each of its weights is a number, so that it loads; NaN was shown as an answer."""
+    broken, preparing = small_checkpoint(), Future()
+    broken = replace(broken, model=deepcopy(broken.model))
+    broken.model.state_dict()[name].fill_(value)
+    preparing.set_result(engine.Session(broken.model) if fast else None)
+    monkeypatch.setitem(engine._sessions, broken, preparing)
+    seen = broken.preprocess(picture)[None]
+    for ask in (explain, lambda broken, _: engine.logits(broken, seen), lambda broken, _: engine.run(broken, seen)):
+        with pytest.raises(InputError, match="^tiny answers this picture with NaN or infinity"):
+            ask(broken, picture)
 
 
 @pytest.fixture
