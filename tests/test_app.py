@@ -235,8 +235,13 @@ def test_compare_checkpoints_by_name(call):
     names = ["cifar10-small", "cifar10-large"]
     data = call("/compare", TRUCK, checkpoints=names)
     assert [column["checkpoint"] for column in data["columns"]] == names
-    strip = lambda column: {k: v for k, v in column.items() if k != "milliseconds"}  # noqa: E731
-    assert strip(data["columns"][0]) == strip(alone["columns"][1])
+    by_name, by_family = data["columns"][0], alone["columns"][1]
+    assert {k: by_name[k] for k in ("class", "reference", "knows")} == {
+        k: by_family[k] for k in ("class", "reference", "knows")}  # fmt: skip
+    # torch may have given the one answer and the session, ready by then, the other
+    np.testing.assert_allclose(by_name["evidence"], by_family["evidence"], atol=1e-4)
+    for one, other in zip(by_name["blocks"], by_family["blocks"], strict=True):
+        np.testing.assert_allclose(one["gates"], other["gates"], atol=1e-4)
 
 
 @pytest.mark.parametrize(
