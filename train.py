@@ -10,7 +10,8 @@
 DATA/train/<class>/* is learned from, less the pictures held out for every choice (epoch, averaged weights or
 newest; DATA/val/ where it stands beside DATA/test/); DATA/test/<class>/* is measured once, at the end, on the stored
 file. A folder that holds the classes themselves is split. Ctrl-C or SIGTERM saves and stops; the same command with
---resume continues the same run, in the middle of an epoch too, bit for bit on the same hardware and versions.
+--resume continues the same run, in the middle of an epoch too, bit for bit on the same CPU and versions; a GPU's
+kernels may add in another order each time.
 How the bundled checkpoints were made is in their metrics.json ("recipe") and in README, 'Train'.
 """
 

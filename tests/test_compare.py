@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -134,3 +135,13 @@ def test_many_pictures_batch_after_batch(checkpoints, monkeypatch, tmp_path):
     monkeypatch.setattr(app.engine, "example_pictures", lambda: [tmp_path / "black.png"])
     *_, last = app.compare_many(None, "weights", [], lambda *_, **__: None)
     assert Page(last).text.startswith("1 of 1 pictures"), "without files, the examples are compared"
+
+
+def test_many_pictures_through_a_network_that_answers_with_no_number(checkpoints, monkeypatch):
+    import app
+
+    model = deepcopy(checkpoints[0].model)
+    model.classifier[-1].weight.fill_(3e38)
+    monkeypatch.setattr(app.choice, "several", lambda weights, names: [replace(checkpoints[0], model=model)])
+    [shown] = app.compare_many([("x", example_pictures()[0])], "weights", [], lambda *_, **__: None)
+    assert Page(shown).text.startswith("one answers this picture with NaN or infinity")
