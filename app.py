@@ -385,7 +385,7 @@ def _opened_own(read: Callable[[], mnv3.Checkpoint], model: str, weights: str, m
     mine = [entry.name for entry in own.entries([*mine, name])]
     variant = checkpoint.spec.variant.title()
     model = variant if variant in choice.variants() else model
-    words = say("{name} is open, for you alone, and chosen in Look, Compare and Trust.", name=checkpoint.name)
+    words = say("{name} is open, for you alone, and chosen in Look, Compare, Classes and Trust.", name=checkpoint.name)
     return page.hint(words), mine, gr.Radio(value=model), gr.Dropdown(choices=listed(model, mine), value=name)
 
 

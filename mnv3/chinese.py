@@ -22,7 +22,7 @@ CHINESE = {
     "Classes": "类别",
     "Trust": "可信度",
     "Models": "模型库",
-    "Predictions: click a class to ask about it": "预测结果：点击某个类别即可针对它提问",
+    "Predictions: click a class to ask about it": "预测结果：点击某个类别，查看对它的解释",
     "Upload, paste or take a picture, or click one of the examples: the answer appears here.":
         "上传、粘贴或拍摄一张图片，或点击一个示例：结果会显示在这里。",
     "No camera was found: connect one, or upload a picture.": "没有找到摄像头：请连接一个，或上传图片。",
@@ -64,8 +64,8 @@ CHINESE = {
     "Fetching": "正在下载",
     "Fetching {name}": "正在下载 {name}",
     "The weights ‘{weights}’ are here.": "权重“{weights}”已就绪。",
-    "{name} is open, for you alone, and chosen in Look, Compare and Trust.":
-        "{name} 已打开，仅你可见，并已在“观察”“对比”和“可信度”中选中。",
+    "{name} is open, for you alone, and chosen in Look, Compare, Classes and Trust.":
+        "{name} 已打开，仅你可见，并已在“观察”“对比”“类别”和“可信度”中选中。",
     # Look
     "<b>{name}</b> knows {count:,} kinds of things, {side}×{side} pixels":
         "<b>{name}</b> 能区分 {count:,} 类事物，输入 {side}×{side} 像素",
@@ -180,7 +180,7 @@ CHINESE = {
         "{parameters:.2f} M 参数 · {multiply_adds:,.1f} M 次乘加",
     "{time:.1f} ms": "{time:.1f} 毫秒",
     "{done} of {sent} pictures: the checkpoints disagree on {apart}{and_unread}.":
-        "已完成 {done} / {sent} 张图片：各检查点意见不一致的有 {apart}{and_unread}。",
+        "已完成 {done} / {sent} 张图片：各检查点意见不一致的有 {apart} 张{and_unread}。",
     "none": "0",
     ", and {count} could not be read": "，另有 {count} 张无法读取",
     "At most {count} are compared at once.": "一次最多对比 {count} 张。",
@@ -226,18 +226,18 @@ CHINESE = {
     "This map beats both controls: random maps, and a Gaussian at the centre, which looks at nothing.":
         "这张图胜过两个对照：随机图，以及什么都不看的居中高斯图。",
     "This map beats random maps; a Gaussian at the centre, which looks at nothing, only by deletion.":
-        "这张图胜过随机图，但只在删除上胜过什么都不看的居中高斯图。",
+        "这张图胜过随机图，但只在删除检验中胜过什么都不看的居中高斯图。",
     "This map beats random maps; a Gaussian at the centre, which looks at nothing, only by insertion.":
-        "这张图胜过随机图，但只在插入上胜过什么都不看的居中高斯图。",
+        "这张图胜过随机图，但只在插入检验中胜过什么都不看的居中高斯图。",
     "This map beats random maps, but is no better than a Gaussian at the centre, which looks at nothing.":
         "这张图胜过随机图，但不比什么都不看的居中高斯图更好。",
     "This map beats random maps by deletion only: don’t build on it here.":
-        "这张图只在删除上胜过随机图：在这里不要依靠它。",
+        "这张图只在删除检验中胜过随机图：此处不宜依赖它。",
     "This map beats random maps by insertion only: don’t build on it here.":
-        "这张图只在插入上胜过随机图：在这里不要依靠它。",
-    "This map is no better than random maps: don’t build on it here.": "这张图不比随机图更好：在这里不要依靠它。",
+        "这张图只在插入检验中胜过随机图：此处不宜依赖它。",
+    "This map is no better than random maps: don’t build on it here.": "这张图不比随机图更好：此处不宜依赖它。",
     "This map hardly changes when all that was learned is lost: don’t build on it, whatever else it passes.":
-        "学到的东西全部丢失后，这张图几乎不变：无论它还通过了什么，都不要依靠它。",
+        "学到的东西全部丢失后，这张图几乎不变：无论它还通过了什么检验，都不宜依赖它。",
     "This picture is a weak test, as said below.": "这张图片检验力较弱，原因见下。",
     "One picture is one draw. The tests find maps that are wrong; none of them shows that a map is right, nor that "
     "what it marks is the network’s whole reason.":
@@ -280,9 +280,9 @@ CHINESE = {
     "better than chance, but the middle of the picture is as good a guess": "好于偶然，但猜图片中央也一样好",
     "better than chance, but the middle of the picture is the better guess": "好于偶然，但猜图片中央更好",
     "Even blurred, the picture is ‘{label}’ with p {p:.2f}: there is little left for insertion to show.":
-        "即使模糊之后，图片仍以 {p:.2f} 的概率为“{label}”：插入能说明的很少。",
+        "即使把图片模糊，网络仍以 {p:.2f} 的概率判断为“{label}”：插入能说明的很少。",
     "An even colour alone is ‘{label}’ with p {p:.2f}: there is little for deletion to take away.":
-        "仅一块纯色就以 {p:.2f} 的概率为“{label}”：删除能去掉的很少。",
+        "仅凭一块纯色，网络就以 {p:.2f} 的概率判断为“{label}”：删除能说明的很少。",
     "The network gives ‘{label}’ only p {p:.2f} in this picture, so areas are small whatever the map: they say most "
     "for a likely class.":
         "网络在这张图片中只给“{label}” {p:.2f} 的概率，因此无论用什么图，面积都很小：对可能性大的类别它们才最有意义。",
@@ -360,7 +360,7 @@ CHINESE = {
         "没有两个网络在相同的图片上测量过，因此没有可画的图。",
     "One plot for each set of pictures: accuracies on different pictures don’t go on one axis.":
         "每组图片一张图：不同图片上的准确率不能放在同一坐标轴上。",
-    "Alone on its pictures, and so not drawn: {names}.": "在其图片上只有自己，因此未画出：{names}。",
+    "Alone on its pictures, and so not drawn: {names}.": "没有别的网络在相同的图片上测量过，因此未画出：{names}。",
     "million multiply-adds": "百万次乘加",
     "{name} {top1:.1%} at {cost:,.1f} million": "{name} {top1:.1%}，{cost:,.1f} 百万次乘加",
     "top-1 against multiply-adds: {points}": "top-1 准确率与乘加运算量：{points}",
