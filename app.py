@@ -26,6 +26,8 @@ from gradio.processing_utils import get_upload_folder
 from gradio.utils import is_in_or_equal
 from gradio_client.utils import is_http_url_like
 from pydantic import model_validator
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
@@ -37,6 +39,7 @@ from mnv3.faithfulness import published, put_to_trial
 from mnv3.words import CHINESE, say, spoken
 
 MAX_UPLOAD = "50mb"
+MAX_BODY = 80_000_000  # bytes of any other request: as a data: URI an upload grows by a third
 SERVED = "/gradio_api/file="  # in the address of an upload, before its path
 QUEUE = 32  # visitors who may wait; more are told that the app is busy
 AT_ONCE = 2  # explanations at a time; others wait in the queue
@@ -658,6 +661,32 @@ async def disk_full(request: Request, error: OSError) -> PlainTextResponse:
     return PlainTextResponse("The app's disk is full: try again later, or tell its host.", status_code=507)
 
 
+class Bounded:
+    """Refuses a request of more than MAX_BODY bytes, which Gradio would read whole and keep.
+
+    Its uploads alone go to disk piece by piece, each within MAX_UPLOAD. ASGI.
+    """
+
+    def __init__(self, app: Callable):
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if scope["type"] != "http" or path == "/gradio_api/upload":
+            return await self.app(scope, receive, send)
+        left = MAX_BODY
+
+        async def counted():
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, f"A request may have {MAX_BODY // 10**6} MB: upload the file, or send less.")
+            return message
+
+        await self.app(scope, counted, send)
+
+
 def main() -> int:
     """Starts the server: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where; a Space sets them itself."""
     satisfy_zero_gpu()
@@ -673,7 +702,8 @@ def main() -> int:
         ssr_mode=False,  # it needs Node, and the page is whole without it
         run_history=False,  # a visitor's pictures are not kept in the browser
         state_session_capacity=SESSIONS,
-        footer_links=["api"], i18n=I18N, mcp_server=mcp, app_kwargs={"exception_handlers": {OSError: disk_full}},
+        footer_links=["api"], i18n=I18N, mcp_server=mcp,
+        app_kwargs={"exception_handlers": {OSError: disk_full}, "middleware": [Middleware(Bounded)]},
     )  # fmt: skip
     return 0
 

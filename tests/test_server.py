@@ -63,6 +63,20 @@ def test_an_upload_lands_where_uploads_do_whatever_it_is_called(app, name):
     assert Path(path).resolve().parent.parent == (app.home / "gradio").resolve()
 
 
+def test_a_request_is_bounded_unless_it_is_an_upload(app):
+    """Its bytes would be kept in memory, as many as anyone likes to send; an upload of many pictures may have more."""
+    whole = b'{"data": ["' + b"x" * 80_000_000 + b'"]}'
+    for path in ("/gradio_api/call/predict", "/gradio_api/queue/join", "/gradio_api/call/upload"):
+        try:
+            status, _, said = app.request(path, whole, {"Content-Type": "application/json"})
+        except OSError:  # the server hangs up while the rest is being sent
+            continue
+        assert status == 413 and "80 MB" in said, path
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="x"\r\n\r\n' + b"x" * 45_000_000 + b"\r\n"
+    multipart = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert app.request("/gradio_api/upload", 2 * part + b"--x--\r\n", multipart)[0] == 200
+
+
 def test_a_link_among_the_uploads_leads_nowhere(app):
     folder = app.home / "gradio" / "links"
     folder.mkdir(exist_ok=True)
