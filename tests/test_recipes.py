@@ -3,6 +3,7 @@
 import argparse
 import math
 from dataclasses import asdict, fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -244,6 +245,13 @@ def test_a_bad_value_is_one_sentence_and_status_2(option, value, textures, tmp_p
 def test_a_gpu_that_is_not_there_is_one_sentence(textures, tmp_path, capsys):
     assert train.main(arguments(textures, tmp_path / "run", "--device", "cuda")) == 2
     assert "cuda" in last_line(capsys)
+
+
+def test_another_device_is_refused_though_it_is_there(monkeypatch):
+    monkeypatch.setattr(train.torch, "empty", lambda *_, device: SimpleNamespace(device=torch.device(device)))
+    assert train.usable("cpu").type == "cpu"
+    with pytest.raises(InputError, match="'mps'.*cpu, or cuda"):
+        train.usable("mps")
 
 
 @pytest.mark.parametrize("words", [["--epochs", "many"], ["--no-such-option"], []])
