@@ -58,6 +58,7 @@ from mnv3.training import (
     train_step,
 )
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 SAVE_EVERY = 120  # seconds between saved states: what a pulled plug may cost
 IMAGENET_COLOURS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std: large pictures aren't read twice for them
 
@@ -108,16 +109,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        remedy = "make room and go on with --resume" if error.errno == errno.ENOSPC else "check --data and --out"
+        remedy = "make room and go on with --resume" if error.errno in FULL else "check --data and --out"
         reason = error.strerror or "a file can't be read or written"
         print(f"train.py: {reason}: {remedy}. A state that was saved is whole.", file=sys.stderr)
         return 1
     except FloatingPointError as error:
-        print(f"train.py: {error} The last saved state is whole: use a lower --lr.", file=sys.stderr)
+        print(f"train.py: {error} Start anew with a lower --lr and another --out.", file=sys.stderr)
         return 1
     except torch.OutOfMemoryError:
-        print("train.py: the GPU has too little memory: use --accumulate 2 or more, a smaller --batch-size, or "
-              "--precision bf16. The last saved state is whole.", file=sys.stderr)  # fmt: skip
+        print("train.py: the GPU has too little memory: free it and go on with --resume, or start anew with "
+              "--accumulate 2 or more, a smaller --batch-size, or --precision bf16.", file=sys.stderr)  # fmt: skip
         return 1
     except KeyboardInterrupt:
         print("train.py: stopped outside training, where there is nothing to save; a saved state is whole",

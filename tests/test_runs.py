@@ -32,7 +32,7 @@ from training_help import (
 
 import mnv3
 import train
-from mnv3 import InputError, data
+from mnv3 import InputError, data, training
 from mnv3.checkpoints import Checkpoint, read_checkpoint
 from mnv3.data import augment, colour_statistics, hold_out
 from mnv3.images import Preprocessing, open_picture
@@ -521,7 +521,13 @@ def test_a_gpu_without_memory_is_one_sentence(textures, tmp_path, monkeypatch, c
 
     monkeypatch.setattr(train, "train_step", full)
     assert train.main(arguments(textures, tmp_path / "run")) == 1
-    assert "--accumulate" in last_line(capsys)
+    assert "start anew with --accumulate" in last_line(capsys), "--resume refuses another recipe"
+
+
+def test_a_loss_that_is_no_number_ends_in_what_can_be_done(textures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "objective", lambda run, x, labels: (run.model(x).sum() * torch.nan, labels.float()))
+    assert train.main(arguments(textures, tmp_path / "run")) == 1
+    assert "anew with a lower --lr and another --out" in last_line(capsys), "--resume refuses another recipe"
 
 
 def test_test_pictures_that_cannot_be_read_cost_no_training(textures, tmp_path, monkeypatch, capsys):
