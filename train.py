@@ -37,7 +37,7 @@ from tqdm import tqdm
 from mnv3 import hub
 from mnv3.catalogue import load
 from mnv3.charts import confusion, confusion_matrix, curves, save_png
-from mnv3.checkpoints import Checkpoint, read_checkpoint, replace_file
+from mnv3.checkpoints import FILES, LOG, Checkpoint, read_checkpoint, replace_file
 from mnv3.data import Files, Pictures, Source, colour_statistics, hold_out, open_source
 from mnv3.errors import InputError
 from mnv3.images import Preprocessing
@@ -340,7 +340,8 @@ def write_state(state: dict, path: str) -> None:
 def start_state(recipe: Recipe, out: Path, resume: bool) -> dict | None:
     """What the run starts from, in this order: 1. the state in `out`, if asked to resume; 2. --init; 3. scratch.
 
-    A folder with a state and no --resume is refused, so that no run is overwritten by a slip; so is a changed recipe.
+    A folder with a state and no --resume is refused, so that no run is overwritten by a slip; so is one with anything
+    else that a checkpoint would replace, such as another README.md, and a changed recipe.
     """
     path = out / "last.pt"
     if world()[0] == 0:
@@ -349,6 +350,9 @@ def start_state(recipe: Recipe, out: Path, resume: bool) -> dict | None:
     if not resume:
         if path.exists():
             raise InputError(f"{out.name}/ already holds a run: add --resume to go on, or choose another --out.")
+        if taken := [name for name in FILES if name != LOG and (out / name).exists()]:
+            held = f"{out.resolve().name}/ holds another {taken[0]}"
+            raise InputError(f"{held}, which would be lost: choose another --out.")
         return None
     if not path.exists():
         raise InputError(f"{out.name}/ holds no run to resume: leave --resume away to start one.")

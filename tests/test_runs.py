@@ -169,6 +169,16 @@ def test_resuming_with_another_recipe_is_refused_naming_the_field(option, value,
     assert (stopped / "last.pt").read_bytes() == state
 
 
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors"])
+def test_a_folder_that_holds_something_else_is_not_written_over(name, textures, tmp_path, monkeypatch, capsys):
+    """`--out .` in somebody's repository made its README a model card."""
+    (tmp_path / name).write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    assert train.main(arguments(textures, Path("."))) == 2
+    assert f"{tmp_path.name}/ holds another {name}" in last_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(textures, stopped, capsys):
     state = (stopped / "last.pt").read_bytes()
     assert train.main(arguments(textures, stopped)) == 2
