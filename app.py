@@ -630,6 +630,8 @@ CONTRAST = {"block_info_text_color": "*neutral_600", "block_info_text_color_dark
             "button_primary_background_fill": "*primary_700", "button_primary_background_fill_dark": "*primary_700",
             "button_primary_background_fill_hover": "*primary_800",
             "button_primary_background_fill_hover_dark": "*primary_800"}  # else 1.9 and 2.8 to 1
+
+
 def satisfy_zero_gpu() -> None:
     """Declares a GPU function where a Space runs on ZeroGPU, which starts none without; these networks need no GPU.
 
