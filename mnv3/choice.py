@@ -76,7 +76,7 @@ def opened(model: str, weights: str) -> Checkpoint:
 def several(weights: str, names: list[str] | None) -> list[Checkpoint]:
     """The checkpoints to compare, by name; without names both sizes of the weights. Raises InputError.
 
-    A visitor's own is put beside both of the default weights.
+    What comes in one size, a visitor's own too, is put beside both of the default weights.
     """
     if names:
         if not isinstance(names, list | tuple):
@@ -85,8 +85,12 @@ def several(weights: str, names: list[str] | None) -> list[Checkpoint]:
         if not compare.FEWEST <= len(names) <= compare.MOST:
             raise InputError(f"Choose {compare.FEWEST} to {compare.MOST} checkpoints to compare, not {len(names)}.")
         return [named(name) for name in names]
-    mine, family = ([own.kept(weights)], default_family()) if own.is_own(weights) else ([], weights)
-    return mine + [opened(variant, family) for variant in VARIANTS]
+    sizes, default = [variant for variant in VARIANTS if weights in families(variant)], default_family()
+    if own.is_own(weights):
+        alone = [own.kept(weights)]
+    else:
+        alone = [opened(sizes[0], weights)] if len(sizes) == 1 and weights != default else []
+    return alone + [opened(variant, default if alone else weights) for variant in VARIANTS]
 
 
 def named(name: str) -> Checkpoint:

@@ -855,6 +855,16 @@ def test_large_only_weights_and_then_small(listed):
     assert kept.keys() == {"choices"}, "a value would undo what is chosen meanwhile"
 
 
+def test_weights_of_one_size_are_compared_with_the_default_ones(listed, monkeypatch):
+    """They were refused, since Small has none of the name."""
+    listed("here", "here")
+    monkeypatch.setattr(engine, "checkpoint", lambda name: name)
+    assert choice.several("ImageNet · b", None) == ["a/large-only", "a/large", "a/small"]
+    assert choice.several("bundled", []) == ["mine-large", "mine-small"]
+    with pytest.raises(InputError, match="Large has no weights 'ImageNet · c'"):
+        choice.several("ImageNet · c", None)
+
+
 def test_the_fetch_button_is_there_while_a_size_is_missing(listed):
     module = listed("here", "download")
     assert module.fetch_button("ImageNet · a").visible is True
