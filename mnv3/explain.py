@@ -142,7 +142,7 @@ class Explanation:
             return int(np.argmax(self.held[0]))
         if isinstance(target, str) and target in labels:
             return labels.index(target)
-        if isinstance(target, int) and 0 <= target < len(labels):
+        if type(target) is int and 0 <= target < len(labels):  # True would choose an axis
             return target
         known = ", ".join(labels) if len(labels) <= 20 else f"{len(labels):,} classes such as {', '.join(labels[:3])}"
         raise InputError(f"{self.checkpoint.name} knows no class {str(target)[:60]!r}: it knows {known}.")

@@ -102,7 +102,7 @@ def test_a_class_is_found_by_label_or_index(checkpoint, explanation):
     assert explanation.class_index(None) == explanation.class_index("") == best
 
 
-@pytest.mark.parametrize("target", ["no such kind", 10, -1, "4", "<b>" * 200])
+@pytest.mark.parametrize("target", ["no such kind", 10, -1, True, "4", "<b>" * 200])
 def test_an_unknown_class_is_one_sentence_that_names_it_and_what_is_known(target, checkpoint, explanation):
     with pytest.raises(InputError) as caught:
         explanation.class_index(target)
