@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial, wraps
+from hashlib import sha256
 from importlib.util import find_spec
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -34,6 +35,7 @@ from starlette.responses import PlainTextResponse
 import mnv3
 from mnv3 import answers, browser, choice, classes, compare, detail, engine, models_page, own, page, trust_page
 from mnv3.catalogue import Entry
+from mnv3.checkpoints import MAX_LABEL_LENGTH
 from mnv3.errors import InputError
 from mnv3.faithfulness import published, put_to_trial
 from mnv3.words import CHINESE, say, spoken
@@ -219,12 +221,12 @@ def show(tab: str, image, model: str, weights: str, target: dict | None, inside:
             shown = compare.comparison(answers.explain_each(image, weights, columns))
             return gr.skip(), gr.skip(), gr.skip(), gr.skip(), shown
         explanation = mnv3.explain(choice.opened(model, weights), image)
-        index = explanation.class_index(asked_class(explanation, target, [image, model, weights]))
+        index = explanation.class_index(asked_class(explanation, target, what_is_on_show(image, model, weights)))
     except InputError as error:
         words = page.problem(str(error))
         return None, words, "", "", words
     label = answers.shares(explanation.top())
-    row = opened_row(explanation, inside, [image, model, weights])
+    row = opened_row(explanation, inside, what_is_on_show(image, model, weights))
     shown = page.pictures(explanation, index), page.panel(explanation, index, row)
     return label, page.facts(explanation), *shown, gr.skip()
 
@@ -269,6 +271,11 @@ def compare_many(files, weights: str, columns: list[str] | None, progress=gr.Pro
         yield compare.many(rows, checkpoints, len(files))
 
 
+def what_is_on_show(image, model: str, weights: str) -> list:
+    """What a click or a test is of: small enough to be kept for every visitor, so of a data: URI its digest."""
+    return [sha256(image).hexdigest() if isinstance(image, bytes) else image, model, weights]
+
+
 def asked_class(explanation: mnv3.Explanation, target: dict | None, on_show: list) -> str | None:
     """The class that was clicked; None for the likeliest, where none was or it was for what is no longer on show.
 
@@ -285,9 +292,9 @@ def opened_row(explanation: mnv3.Explanation, inside: dict | None, on_show: list
     if not inside or inside["of"] != on_show:
         return None
     block, channel = inside["block"], inside["channel"]
-    if type(block) is not int or not 0 <= block < len(explanation.blocks):
+    if block is None or not 0 <= block < len(explanation.blocks):
         return None
-    if type(channel) is not int or not 0 <= channel < len(explanation.gates[block]):
+    if channel is None or not 0 <= channel < len(explanation.gates[block]):
         channel = None
     return block, detail.opened(explanation, block, channel)
 
@@ -297,7 +304,7 @@ def gates_file(image, model: str, weights: str, target: dict | None, event: gr.E
     try:
         explanation = mnv3.explain(choice.opened(model, weights), image)
         kind = "json" if event._data.get("kind") == "json" else "csv"
-        asked = asked_class(explanation, target, [image, model, weights])
+        asked = asked_class(explanation, target, what_is_on_show(image, model, weights))
         text = explanation.gates_csv() if kind == "csv" else json.dumps(explanation.to_dict(asked), indent=1)
         return {"name": page.file_name(explanation, "gates", ending=f".{kind}"), "text": text}
     except InputError as error:
@@ -310,7 +317,8 @@ def test_map(image, model: str, weights: str, target: dict | None, fetches: int,
 
     fetches: how often weights came, since an answer may be that they are missing.
     """
-    return (image, model, weights, target, fetches), _tested(image, model, weights, target, progress), gr.skip()
+    asked = [what_is_on_show(image, model, weights), target, fetches]
+    return asked, _tested(image, model, weights, target, progress), gr.skip()
 
 
 def _tested(image, model: str, weights: str, target: dict | None, progress: gr.Progress) -> str:
@@ -319,7 +327,7 @@ def _tested(image, model: str, weights: str, target: dict | None, progress: gr.P
     progress(0, desc=say("Explaining the picture"))
     try:
         explanation = mnv3.explain(choice.opened(model, weights), image)
-        index = explanation.class_index(asked_class(explanation, target, [image, model, weights]))
+        index = explanation.class_index(asked_class(explanation, target, what_is_on_show(image, model, weights)))
         told = {"desc": say("Testing"), "unit": say("runs")}
         trial = put_to_trial(explanation, index, progress=lambda done, whole: progress((done, whole), **told))
     except InputError as error:
@@ -328,9 +336,10 @@ def _tested(image, model: str, weights: str, target: dict | None, progress: gr.P
 
 
 @in_their_language
-def tested_map(asked, answer: str, *on_show) -> str:
+def tested_map(asked, answer: str, image, model: str, weights: str, target: dict | None, fetches: int) -> str:
     """The answer, if it is to what is on show; the picture may have changed while it was worked out, or since."""
-    return answer if asked == on_show else page.hint(say(trust_page.START))
+    same = asked == [what_is_on_show(image, model, weights), target, fetches]
+    return answer if same else page.hint(say(trust_page.START))
 
 
 def listed(model: str, mine: list[str]) -> list[tuple[str, str]]:
@@ -596,13 +605,15 @@ def _models_tab(models_tab, model, weights, mine) -> None:
 
 def _selected(image, model: str, weights: str, event: gr.SelectData) -> dict:
     """The class that was clicked, and what was on show."""
-    return {"label": event.value, "of": [image, model, weights]}
+    label = event.value if isinstance(event.value, str) and len(event.value) <= MAX_LABEL_LENGTH else None
+    return {"label": label, "of": what_is_on_show(image, model, weights)}
 
 
 def _inside(image, model: str, weights: str, event: gr.EventData) -> dict:
     """What was clicked in the panel, {"block", "channel"} or neither to close the row, and what was on show."""
     clicked = event._data if isinstance(event._data, dict) else {}
-    return {"block": clicked.get("block"), "channel": clicked.get("channel"), "of": [image, model, weights]}
+    numbers = {name: clicked.get(name) if type(clicked.get(name)) is int else None for name in ("block", "channel")}
+    return {**numbers, "of": what_is_on_show(image, model, weights)}
 
 
 def _endpoints(family: str) -> None:

@@ -212,7 +212,9 @@ def _load_torchvision(name: str, progress: Progress | None) -> Checkpoint:
         tensors = torch.load(source.path, weights_only=True, map_location="cpu")
         if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
             raise TypeError
-    except Exception:  # torch.load raises what pickle, zipfile or the file system do
+    except (OSError, MemoryError):  # no fault of the file's
+        raise InputError(f"The cached file of {name} can't be read: check its rights, and the memory.") from None
+    except Exception:  # torch.load raises what pickle or zipfile do
         source.path.unlink(missing_ok=True)  # a visitor could not delete it, and would never get past it
         raise InputError(f"The cached file of {name} was damaged and has been removed: fetch it again.") from None
     wanted = weights.transforms()

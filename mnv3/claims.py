@@ -24,6 +24,7 @@ SIZES = (16, 24, 32, 48, 64)  # test resolutions of a network that was trained a
 HOLDS, CONDITIONS, NOT, NOT_V3 = (
     "holds", "holds with conditions", "does not hold", "is not what MobileNetV3 has",
 )  # fmt: skip
+UNDECIDED = "not decided by these runs"  # a difference within the noise is no condition under which a claim holds
 OPEN, PARTLY = "not measured yet", "not measured in full yet"
 TRAIN = "python -m tests.benchmarks.claims train"
 SPEED = "python -m tests.benchmarks.claims speed"
@@ -258,12 +259,12 @@ def _apart(one: dict, other: dict) -> str:
     """Of one run each: beyond what 95 % of draws of so many test pictures differ by, or within it."""
     noise = 1.96 * math.sqrt(sum(run["top1"] * (1 - run["top1"]) / run["n"] for run in (one, other)))
     difference = one["top1"] - other["top1"]
-    return HOLDS if difference > noise else NOT if difference < -noise else CONDITIONS
+    return HOLDS if difference > noise else NOT if difference < -noise else UNDECIDED
 
 
 def _overlap(ours: Sequence[float], others: Sequence[float]) -> str:
-    """Of several seeds: all of one above all of the other, or not."""
-    return HOLDS if min(ours) > max(others) else NOT if max(ours) < min(others) else CONDITIONS
+    """Of several seeds: all of one above all of the other, all below, or neither."""
+    return HOLDS if min(ours) > max(others) else NOT if max(ours) < min(others) else UNDECIDED
 
 
 def _of(runs: dict, *names: str) -> list[dict] | None:

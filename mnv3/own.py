@@ -25,7 +25,8 @@ from .tables import gated_blocks, multiply_adds, parameters
 READ = (CONFIG, WEIGHTS, GATES, METRICS)  # what is taken of an upload; the first two must be there
 MOST_BYTES = 50_000_000  # of weights, on disk
 MOST_MULTIPLY_ADDS = 3_000_000_000  # of one picture: 14 times Large at 224², so that nobody keeps the others waiting
-MOST_NUMBERS = 2**28  # in all maps of a causal batch, 6 times Large's at 224²: a batch of the largest takes 2 GB
+FEWEST_ROWS = 11  # of a causal batch, as Small's
+MOST_NUMBERS = 2**28  # in all maps of one, 6 times Large's at 224²: a batch of the largest takes 2 GB
 KEPT, KEPT_PER_VISITOR = 8, 2  # the oldest go first
 PREFIX = "own-"
 
@@ -78,12 +79,13 @@ def _read(folder: Path, name: str | None = None) -> Checkpoint:
             f"This network takes {cost / 1e9:,.1f} billion multiply-adds for a picture: up to "
             f"{MOST_MULTIPLY_ADDS / 1e9:.0f} billion can be run for visitors here."
         )
-    blocks = len(gated_blocks(spec, side))  # each a row of the causal batch
-    numbers = (blocks + 2) * sum(layer.outputs * layer.side**2 for layer in spec.layers(side))
+    # a causal batch has a row a block and two more; Trust takes hundreds of passes of any network
+    rows = max(FEWEST_ROWS, len(gated_blocks(spec, side)) + 2)
+    numbers = rows * sum(layer.outputs * layer.side**2 for layer in spec.layers(side))
     if numbers > MOST_NUMBERS:
         raise InputError(
-            f"This network's maps at {side}×{side} pixels hold {numbers / 1e6:,.0f} million numbers, once for each of "
-            f"its {blocks} SE blocks and twice more: up to {MOST_NUMBERS / 1e6:.0f} million fit for visitors here."
+            f"This network's maps hold {numbers / 1e6:,.0f} million numbers for {rows} pictures of {side}×{side} "
+            f"pixels at once: up to {MOST_NUMBERS / 1e6:.0f} million fit for visitors here."
         )
     checkpoint = read_checkpoint(folder, name)
     return replace(checkpoint, name=f"{checkpoint.name} (yours)")  # never mistaken for a bundled one

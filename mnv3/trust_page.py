@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 from .explain import Explanation
-from .faithfulness import CONTROLS, MEASURES, NETS, RANDOM_MAPS, STEPS, Trial
+from .faithfulness import CONTROLS, MEASURES, RANDOM_MAPS, STEPS, Trial
 from .page import img, signed
 from .plot import Line, legend, lines, numbers, percent
 from .render import evidence_overlay, ground
@@ -222,18 +222,20 @@ def _randomised(explanation: Explanation, trial: Trial) -> str:
         words = "–" if np.isnan(correlation) else signed(correlation, 2)
         figures.append(_map(explanation, values, say("randomised {number}", number=number), words))
     return (
-        f"<p class='verdict'>{_dependence(trial.correlation, chance)}</p><div class='maps'>{''.join(figures)}</div>"
+        f"<p class='verdict'>{_dependence(trial, chance)}</p><div class='maps'>{''.join(figures)}</div>"
         f"<p><small>{say(CORRELATION, cells=cells, chance=chance)}</small></p>"
     )
 
 
-def _dependence(correlation: float, chance: float) -> str:
+def _dependence(trial: Trial, chance: float) -> str:
+    correlation = trial.correlation
     if np.isnan(correlation):
         return say("The randomised networks have no evidence for this class anywhere, so there is nothing to compare.")
-    said = say(MEAN_CORRELATION, nets=NETS, mean=signed(correlation, 2))
+    nets = sum(not np.isnan(one) for _, one in trial.randomised)
+    said = say(MEAN_CORRELATION, nets=nets, mean=signed(correlation, 2))
     if correlation > UNCHANGED:
         meaning = say("The map hardly changes when all that was learned is lost: it can’t be the network’s reason.")
-    elif abs(correlation) > 2 * chance / np.sqrt(NETS):
+    elif abs(correlation) > 2 * chance / np.sqrt(nets):
         meaning = say("The map depends on the weights in part; some of it comes from the picture alone.")
     else:
         meaning = say("The map changes with the weights as much as chance would have it, as it should.")

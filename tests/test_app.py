@@ -796,6 +796,22 @@ def test_what_a_click_opens(bundled, clicked, opens):
     assert module.opened_row(explanation, None, []) is None
 
 
+def test_what_is_kept_of_a_click_is_small(bundled):
+    """It is kept for every visitor until they are forgotten, and what a page sends may be anything."""
+    import gradio as gr
+
+    import app as module
+
+    much, event = "x" * 10**6, SimpleNamespace(value="x" * 10**6)
+    kept = [
+        module._selected(much.encode(), "Small", BUNDLED, event),
+        module._inside(much.encode(), "Small", BUNDLED, gr.EventData(None, {"block": much, "channel": [much]})),
+    ]
+    assert max(len(str(one)) for one in kept) < 500
+    of = [module.what_is_on_show(picture, "Small", BUNDLED) for picture in (much.encode(), b"y", much.encode())]
+    assert of[0] == of[2] == kept[0]["of"] != of[1]
+
+
 # Which weights speak --------------------------------------------------------------------------------------------
 
 

@@ -271,6 +271,17 @@ class FileServer:
         self.thread.join()
 
 
+@pytest.mark.parametrize("fault", [PermissionError(13, "no"), MemoryError()], ids=lambda fault: type(fault).__name__)
+def test_a_fault_of_the_machines_costs_no_cached_file(in_torchs_cache, torchvisions, no_network, monkeypatch, fault):
+    path = in_torchs_cache("torchvision/small", torchvisions["Small"].state_dict())
+
+    def load(*_, **__):
+        raise fault
+
+    monkeypatch.setattr(torch, "load", load)
+    assert "can't be read" in refusal("torchvision/small") and path.exists()
+
+
 @pytest.fixture
 def for_download(torchvisions, tmp_path, monkeypatch):
     """torchvision/small's file, and point(url): from now on that is where it is fetched from."""
