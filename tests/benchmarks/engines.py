@@ -46,7 +46,7 @@ class Flat(nn.Module):
 
 
 def onnx_runtime(net) -> Run:
-    session = engine.fast(net, wait=True)
+    session = engine._prepare(net)  # in this thread, as in speed.py
     return lambda images: flat(session.run(images))
 
 
