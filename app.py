@@ -427,32 +427,13 @@ QUIET = {"api_visibility": "private", "queue": False, "show_progress": "hidden",
 
 def build_demo() -> gr.Blocks:
     """The whole app. Touches no network and loads no network: that waits for the first picture."""
-    family = choice.default_family()
-    variant = next(variant for variant in choice.variants() if family in choice.families(variant))
     with gr.Blocks(title="mnv3: look inside MobileNetV3", analytics_enabled=False, delete_cache=KEEP_FILES) as demo:
         gr.HTML(f"<h1>mnv3</h1><p>{I18N(ABOUT)}</p>", elem_id="title")
         tab, target, inside, mine = gr.State("look"), gr.State(None), gr.State(None), gr.State([])
         fetched = gr.State(0)  # how often weights came
         with gr.Row():
             with gr.Column(scale=1, min_width=260, elem_id="left"):
-                image = picture_input(label=I18N("Picture"), height=230, elem_id="picture",
-                                sources=["upload", "clipboard", "webcam"], buttons=[],
-                                alt_text=I18N("Your picture"))  # fmt: skip
-                model = gr.Radio(choice.variants(), value=variant, label=I18N("Model"), elem_id="model",
-                                 info=I18N("Large costs nearly four times as many multiply-adds."))  # fmt: skip
-                weights = gr.Dropdown(choice.families(variant), value=family, label=I18N("Weights"),
-                                      elem_id="weights",
-                                      info=I18N(KNOWS))
-                # before all other listeners of `model`: the browser awaits it, so none gets a pair that doesn't fit
-                model.input(weights_list, [model, weights, mine], weights, **QUIET)
-                fetch_weights = gr.Button(I18N("Fetch weights"), visible=False, elem_id="fetch")
-                button = gr.Button(I18N("Explain"), variant="primary", elem_id="explain")
-                examples = gr.Examples([[str(path)] for path in engine.example_pictures()], image,
-                                       label=I18N("Examples"), examples_per_page=20, cache_examples=False,
-                                       api_visibility="private",
-                                       elem_id="examples")  # fmt: skip
-                # else a click on an example is lost while another one loads
-                demo.fns[examples.load_input_event["id"]].trigger_mode = "always_last"
+                image, model, weights, fetch_weights, button = _asking(demo, mine)
                 bell, bell_of_classes, bell_of_trust = _bells(
                     [image.change, weights.change, model.input, button.click, fetched.change]
                 )
@@ -479,9 +460,32 @@ def build_demo() -> gr.Blocks:
         _wire(tab, target, inside, columns, image, model, weights, button, bell,
               (look_tab, compare_tab, classes_tab), [label, notes, pictures, panel, comparison])  # fmt: skip
         _fetching(fetch_weights, weights, fetched, [notes, comparison, class_shown])
-        _endpoints(family)
+        _endpoints(choice.default_family())
     demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE)
     return demo
+
+
+def _asking(demo: gr.Blocks, mine: gr.State) -> tuple:
+    """What a visitor asks about, and of which network: picture, Model, Weights, the button that fetches, Explain."""
+    family = choice.default_family()
+    variant = next(variant for variant in choice.variants() if family in choice.families(variant))
+    image = picture_input(label=I18N("Picture"), height=230, elem_id="picture",
+                          sources=["upload", "clipboard", "webcam"], buttons=[],
+                          alt_text=I18N("Your picture"))  # fmt: skip
+    model = gr.Radio(choice.variants(), value=variant, label=I18N("Model"), elem_id="model",
+                     info=I18N("Large costs nearly four times as many multiply-adds."))  # fmt: skip
+    weights = gr.Dropdown(choice.families(variant), value=family, label=I18N("Weights"), elem_id="weights",
+                          info=I18N(KNOWS))  # fmt: skip
+    # before all other listeners of `model`: the browser awaits it, so none gets a pair that doesn't fit
+    model.input(weights_list, [model, weights, mine], weights, **QUIET)
+    fetch_weights = gr.Button(I18N("Fetch weights"), visible=False, elem_id="fetch")
+    button = gr.Button(I18N("Explain"), variant="primary", elem_id="explain")
+    examples = gr.Examples([[str(path)] for path in engine.example_pictures()], image, label=I18N("Examples"),
+                           examples_per_page=20, cache_examples=False, api_visibility="private",
+                           elem_id="examples")  # fmt: skip
+    # else a click on an example is lost while another one loads
+    demo.fns[examples.load_input_event["id"]].trigger_mode = "always_last"
+    return image, model, weights, fetch_weights, button
 
 
 def _bells(events: list[Callable]) -> list[gr.Number]:
