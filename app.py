@@ -5,14 +5,15 @@ build_demo() is thin: handlers turn inputs into an Explanation (mnv3.explain) an
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import errno
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial, wraps
 from hashlib import sha256
 from importlib.util import find_spec
@@ -21,9 +22,11 @@ from urllib.parse import unquote, unquote_to_bytes
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no network at start; read when gradio is imported
 
 import gradio as gr
+from anyio import to_thread
 from gradio.context import LocalContext
 from gradio.data_classes import ImageData
 from gradio.processing_utils import get_upload_folder
+from gradio.route_utils import delete_files_created_by_app
 from gradio.utils import is_in_or_equal
 from gradio_client.utils import is_http_url_like
 from pydantic import model_validator
@@ -427,7 +430,7 @@ QUIET = {"api_visibility": "private", "queue": False, "show_progress": "hidden",
 
 def build_demo() -> gr.Blocks:
     """The whole app. Touches no network and loads no network: that waits for the first picture."""
-    with gr.Blocks(title="mnv3: look inside MobileNetV3", analytics_enabled=False, delete_cache=KEEP_FILES) as demo:
+    with gr.Blocks(title="mnv3: look inside MobileNetV3", analytics_enabled=False) as demo:
         gr.HTML(f"<h1>mnv3</h1><p>{I18N(ABOUT)}</p>", elem_id="title")
         tab, target, inside, mine = gr.State("look"), gr.State(None), gr.State(None), gr.State([])
         fetched = gr.State(0)  # how often weights came
@@ -678,6 +681,32 @@ async def disk_full(request: Request, error: OSError) -> PlainTextResponse:
     return PlainTextResponse("The app's disk is full: try again later, or tell its host.", status_code=507)
 
 
+@asynccontextmanager
+async def cleaning(server) -> AsyncIterator[None]:
+    """While the server runs, deletes uploads and what was made for pages at a certain age; at its end, all of them.
+
+    In place of Gradio's delete_cache, whose task ends for good where an upload comes in the middle of its pass ('Set
+    changed size during iteration'): from then on nothing was deleted. Here such a pass begins anew.
+    """
+
+    async def clean() -> None:
+        pause, age = KEEP_FILES
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await to_thread.run_sync(delete_files_created_by_app, server.get_blocks(), age)
+                pause = KEEP_FILES[0]
+            except (RuntimeError, OSError):
+                pause = 0.1
+
+    task = asyncio.create_task(clean())
+    try:
+        yield
+    finally:
+        task.cancel()
+        delete_files_created_by_app(server.get_blocks(), None)
+
+
 class Bounded:
     """Refuses a request of more than MAX_BODY bytes, which Gradio would read whole and keep.
 
@@ -720,7 +749,8 @@ def main() -> int:
         run_history=False,  # a visitor's pictures are not kept in the browser
         state_session_capacity=SESSIONS,
         footer_links=["api"], i18n=I18N, mcp_server=mcp,
-        app_kwargs={"exception_handlers": {OSError: disk_full}, "middleware": [Middleware(Bounded)]},
+        app_kwargs={"exception_handlers": {OSError: disk_full}, "middleware": [Middleware(Bounded)],
+                    "lifespan": cleaning},
     )  # fmt: skip
     return 0
 

@@ -812,6 +812,41 @@ def test_what_is_kept_of_a_click_is_small(bundled):
     assert of[0] == of[2] == kept[0]["of"] != of[1]
 
 
+def test_old_files_are_deleted_though_an_upload_comes_in_the_middle_of_it(tmp_path, monkeypatch):
+    """Gradio's own task was over for good then, and the disk of a busy host filled."""
+    import asyncio
+
+    import app as module
+
+    class Growing(set):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            if self.passes == 1:
+                raise RuntimeError("Set changed size during iteration")
+            return super().__iter__()
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.touch()
+    blocks = SimpleNamespace(blocks={}, temp_file_sets=[Growing({str(old)})])
+    monkeypatch.setattr(module, "KEEP_FILES", (0.05, 0.01))
+
+    async def serve():
+        async with module.cleaning(SimpleNamespace(get_blocks=lambda: blocks)):
+            for _ in range(500):
+                await asyncio.sleep(0.01)
+                if not old.exists():
+                    break
+            assert not old.exists() and blocks.temp_file_sets[0].passes >= 2
+            monkeypatch.setattr(module, "KEEP_FILES", (60, 60))
+            new.touch()
+            blocks.temp_file_sets[0].add(str(new))
+
+    asyncio.run(serve())
+    assert not new.exists(), "what is left goes with the server"
+
+
 # Which weights speak --------------------------------------------------------------------------------------------
 
 
