@@ -886,8 +886,8 @@ def test_many_pictures_at_once(page, explained, tmp_path):
 
 def test_a_cancelled_comparison_leaves_the_page_usable(page, explained, tmp_path):
     slow = tmp_path / "slow.png"  # small, but long to decode; so many are not done before the click
-    Image.new("RGB", (6300, 6300), "teal").save(slow, compress_level=1)
-    pictures = [shutil.copy(slow, tmp_path / f"{number}.png") for number in range(80)]
+    Image.new("RGB", (6300, 6300), "teal").save(slow, compress_level=9)
+    pictures = [shutil.copy(slow, tmp_path / f"{number}.png") for number in range(140)]
     many(page, pictures)
     page.locator("#many-shown .hint", has_text=f"of {len(pictures)} pictures").wait_for()
     page.locator("#many-cancel").click()
