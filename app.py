@@ -690,14 +690,17 @@ async def cleaning(server) -> AsyncIterator[None]:
     """
 
     async def clean() -> None:
-        pause, age = KEEP_FILES
+        every, age = KEEP_FILES
+        pause = every
         while True:
             await asyncio.sleep(pause)
+            pause = every
             try:
                 await to_thread.run_sync(delete_files_created_by_app, server.get_blocks(), age)
-                pause = KEEP_FILES[0]
-            except (RuntimeError, OSError):
+            except RuntimeError:
                 pause = 0.1
+            except OSError as error:  # a file that may not be deleted is no reason to try all the time
+                print(f"app.py: old uploads can't be deleted: {error.strerror}", file=sys.stderr, flush=True)
 
     task = asyncio.create_task(clean())
     try:

@@ -87,6 +87,7 @@ document.addEventListener("paste", (event) => {
   };
   setTimeout(give, 50, 40);
 });
-</script>"""  # Ctrl+V anywhere, which Gradio itself hears only on its clipboard button
-both = {of: {name: [words, CHINESE[words]] for name, words in why.items()} for of, why in REFUSED.items()}
-HEAD = HEAD.replace("{refused}", json.dumps(both))
+</script>""".replace(  # Ctrl+V anywhere, which Gradio itself hears only on its clipboard button
+    "{refused}",
+    json.dumps({of: {name: [words, CHINESE[words]] for name, words in why.items()} for of, why in REFUSED.items()}),
+)

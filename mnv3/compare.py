@@ -12,6 +12,7 @@ from functools import partial
 from html import escape
 
 import torch
+from PIL import Image
 
 from . import engine
 from .checkpoints import Checkpoint
@@ -53,8 +54,9 @@ def comparison(explanations: list[Explanation]) -> str:
         )
     )
     sides = sorted({block.side for e in explanations for block in e.blocks}, reverse=True)
+    grounds = [map_ground(e) for e in explanations]
     for side in sides:
-        cells = [_stage(e, i, side) for e, i in zip(explanations, best, strict=True)]
+        cells = [_stage(e, i, under, side) for e, i, under in zip(explanations, best, grounds, strict=True)]
         lines.append(_line(say("SE at {side}×{side}", side=side), cells))
     pairs = zip(explanations, best, strict=True)
     totals = [effect(e.effects(i)[-1], 1.0) if e.blocks else say("no SE") for e, i in pairs]
@@ -82,9 +84,9 @@ def agreement(explanations: list[Explanation]) -> str:
     return say("They disagree: {voices}.", voices=", ".join(voices)) + otherwise
 
 
-def _stage(explanation: Explanation, index: int, side: int) -> str:
+def _stage(explanation: Explanation, index: int, under: Image.Image, side: int) -> str:
     """The SE blocks of one map size in one column of the comparison."""
-    effects, under = explanation.effects(index), map_ground(explanation)
+    effects = explanation.effects(index)
     parts = []
     for i, block in enumerate(explanation.blocks):
         if block.side == side:

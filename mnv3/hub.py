@@ -128,8 +128,9 @@ def _send(
             def commit():
                 # buffers go by plain HTTP, whose time limits are ours and which the tests can follow; Xet takes only
                 # paths. New ones each time, since the client leaves one that it couldn't send at its end
-                sent.update((name, io.BytesIO(data)) for name, data in sorted(contents.items()))
-                files = [CommitOperationAdd(name, buffer) for name, buffer in sent.items()]
+                buffers = {name: io.BytesIO(data) for name, data in sorted(contents.items())}
+                files = [CommitOperationAdd(name, buffer) for name, buffer in buffers.items()]
+                sent.update(buffers)  # now, since each has been read for its hash, which is no sending
                 return api.create_commit(repo, [*files, *stale], commit_message=message)
 
             return patiently(commit).commit_url
