@@ -251,20 +251,19 @@ def class_view(tab: str, image, model: str, weights: str, blocks: list[str] | No
 
 
 @in_their_language
-def compare_many(files, weights: str, columns: list[str] | None, progress=gr.Progress()):  # noqa: B008
+def compare_many(files, weights: str, columns: list[str] | None):
     """The table of many pictures, again and again as it grows, so that a cancelled one leaves what it has.
 
+    It has its own bar: Gradio's lies over what is there and fades it, or doesn't, by which of the two comes last.
     files: (name, path) of each; without any, the examples.
     """
     files = files or [(path.name, str(path)) for path in engine.example_pictures()]
-    rows, shown, taken = [], time.monotonic(), files[: compare.MOST_PICTURES]
-    told = {"desc": say("Comparing"), "unit": say("pictures")}
+    rows, shown = [], time.monotonic()
     try:
         checkpoints = choice.several(weights, columns)
-        progress((0, len(taken)), **told)
-        for found in compare.look_at(taken, checkpoints):
+        yield compare.many(rows, checkpoints, len(files))
+        for found in compare.look_at(files[: compare.MOST_PICTURES], checkpoints):
             rows += found
-            progress((len(rows), len(taken)), **told)
             if time.monotonic() - shown > 1:
                 shown = time.monotonic()
                 yield compare.many(rows, checkpoints, len(files))

@@ -33,6 +33,10 @@ ALIGNED = "Rows with the same map size stand beside each other; a dash: no SE th
 CSS = """
 .mnv3 .block { display: flex; flex-wrap: wrap; gap: 4px 8px; align-items: center; margin: 3px 0; }
 .mnv3 .block > b { width: 2.2em; } .mnv3 .block > .barcode { flex: 1 1 90px; }
+.mnv3 progress { display: none; appearance: none; width: 100%; height: 8px; margin: 6px 0; border: 0; }
+.mnv3 progress, .mnv3 ::-webkit-progress-bar { background: var(--border-color-primary); }
+.mnv3 ::-webkit-progress-value { background: #c2410c; } .mnv3 ::-moz-progress-bar { background: #c2410c; }
+:has(> [data-testid=status-tracker].generating) progress { display: block; }
 .mnv3 table.many { table-layout: auto; } .mnv3 table.many th[scope=row] { min-width: 88px; }
 .mnv3 table.many td { min-width: 72px; }
 .mnv3 table.many td.apart { font-weight: 600; }
@@ -176,7 +180,10 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def many(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], sent: int) -> str:
-    """The rows so far as a table with its CSV; `sent` is how many pictures there are in all."""
+    """The rows so far as a table with its CSV, and a bar; `sent` is how many pictures there are in all."""
+    bar = f"<progress aria-label='{say('Comparing')}' value='{len(rows)}' max='{min(sent, MOST_PICTURES)}'></progress>"
+    if not rows:
+        return f"<div class='mnv3'><p class='hint'>{say('Comparing')}</p>{bar}</div>"
     names = [checkpoint.name for checkpoint in checkpoints]
     apart, unread = sum(row.apart for row in rows), sum(bool(row.problem) for row in rows)
     words = say(
@@ -192,7 +199,8 @@ def many(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], sent: int) -> s
     return (
         f"<div class='mnv3'><p class='hint'>{words} "
         f"<a class='save' download='mnv3-compared.csv' href='{address}'>{say('Save as CSV')}</a></p>"
-        f"<div class='wide'><table class='many'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></div>"
+        f"{bar}<div class='wide'><table class='many'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        "</div>"
     )
 
 

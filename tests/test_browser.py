@@ -885,21 +885,24 @@ def test_many_pictures_at_once(page, explained, tmp_path):
 
 
 def test_a_cancelled_comparison_leaves_the_page_usable(page, explained, tmp_path):
-    slow = tmp_path / "slow.png"  # small, but long to decode; so many are not done before the click
+    slow = tmp_path / "slow.png"  # small, but long to decode
     Image.new("RGB", (6300, 6300), "teal").save(slow, compress_level=9)
-    pictures = [shutil.copy(slow, tmp_path / f"{number}.png") for number in range(140)]
+    pictures = [shutil.copy(slow, tmp_path / f"{number}.png") for number in range(80)]
     many(page, pictures)
-    page.locator("#many-shown .hint", has_text=f"of {len(pictures)} pictures").wait_for()
+    bar, words = page.get_by_role("progressbar", name="Comparing"), page.locator("#many-shown .hint")
+    bar.wait_for()
+    words.filter(has_text=f"of {len(pictures)} pictures").wait_for()
     page.locator("#many-cancel").click()
+    bar.wait_for(state="hidden")
     settled(page)  # what was under way has ended
-    words = page.locator("#many-shown .hint").inner_text()
-    assert not words.startswith(f"{len(pictures)} of"), "it was done before it was cancelled"
+    said = words.inner_text()
+    assert not said.startswith(f"{len(pictures)} of"), "it was done before it was cancelled"
     page.get_by_role("tab", name="Look").click()
     example(page, FROG)
     wait_for(page, explained("Large", FROG))
     page.get_by_role("tab", name="Compare").click()
     agreed(page, [explained(model, FROG) for model in BLOCKS])
-    assert page.locator("#many-shown .hint").inner_text() == words
+    assert words.inner_text() == said
 
 
 # Impatient, elsewhere, otherwise --------------------------------------------------------------------------------

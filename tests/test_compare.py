@@ -109,7 +109,7 @@ def test_no_cell_is_a_formula(text):
 def test_names_and_labels_of_strangers_are_texts(checkpoints):
     rows = [Row(EVIL, (guess(EVIL), guess("cat"))), Row(EVIL, problem=EVIL)]
     shown = Page(compare.many(rows, [replace(checkpoints[0], name=EVIL), checkpoints[1]], 2))
-    assert {tag for tag, _ in shown.elements} <= ALLOWED | {"a"}
+    assert {tag for tag, _ in shown.elements} <= ALLOWED | {"a", "progress"}
     assert shown.text.count(EVIL) == 5 and "<script" not in shown.html
     found = list(csv.reader(io.StringIO(compare.many_csv(rows, [EVIL, "two"]))))
     assert found[1][:2] == [EVIL, EVIL] and found[2][-1] == EVIL
@@ -126,14 +126,14 @@ def test_many_pictures_batch_after_batch(checkpoints, monkeypatch, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "black.png")
     sent = [(name, str(tmp_path / name)) for name in ("black.png", "broken.png", "black.png", "black.png")]
-    told = []
-    shown = list(app.compare_many(sent, "weights", [], lambda part, **_: told.append(part)))
-    assert told == [(0, 3), (2, 3), (3, 3)]
-    texts = [Page(html).text for html in shown]
-    assert [text[:4] for text in texts] == ["2 of", "3 of", "3 of"]
+    pages = [Page(html) for html in app.compare_many(sent, "weights", [])]
+    bars = [attributes for page in pages for tag, attributes in page.elements if tag == "progress"]
+    assert [(bar["value"], bar["max"]) for bar in bars] == [("0", "3"), ("2", "3"), ("3", "3"), ("3", "3")]
+    texts = [page.text for page in pages]
+    assert texts[0] == "Comparing" and [text[:4] for text in texts[1:]] == ["2 of", "3 of", "3 of"]
     assert "3 of 4 pictures: the checkpoints disagree on 2, and 1 could not be read. At most 3" in texts[-1]
     monkeypatch.setattr(app.engine, "example_pictures", lambda: [tmp_path / "black.png"])
-    *_, last = app.compare_many(None, "weights", [], lambda *_, **__: None)
+    *_, last = app.compare_many(None, "weights", [])
     assert Page(last).text.startswith("1 of 1 pictures"), "without files, the examples are compared"
 
 
@@ -143,5 +143,5 @@ def test_many_pictures_through_a_network_that_answers_with_no_number(checkpoints
     model = deepcopy(checkpoints[0].model)
     model.classifier[-1].weight.fill_(3e38)
     monkeypatch.setattr(app.choice, "several", lambda weights, names: [replace(checkpoints[0], model=model)])
-    [shown] = app.compare_many([("x", example_pictures()[0])], "weights", [], lambda *_, **__: None)
+    _, shown = app.compare_many([("x", example_pictures()[0])], "weights", [])
     assert Page(shown).text.startswith("one answers this picture with NaN or infinity")
