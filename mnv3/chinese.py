@@ -179,6 +179,7 @@ CHINESE = {
     "{parameters:.2f} M parameters · {multiply_adds:,.1f} M multiply-adds":
         "{parameters:.2f} M 参数 · {multiply_adds:,.1f} M 次乘加",
     "{time:.1f} ms": "{time:.1f} 毫秒",
+    "None of {sent} pictures yet.": "共 {sent} 张图片，尚未开始得出结果。",
     "{done} of {sent} pictures: the checkpoints disagree on {apart}{and_unread}.":
         "已完成 {done} / {sent} 张图片：各检查点意见不一致的有 {apart} 张{and_unread}。",
     "none": "0",

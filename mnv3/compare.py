@@ -183,7 +183,7 @@ def many(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], sent: int) -> s
     """The rows so far as a table with its CSV, and a bar; `sent` is how many pictures there are in all."""
     bar = f"<progress aria-label='{say('Comparing')}' value='{len(rows)}' max='{min(sent, MOST_PICTURES)}'></progress>"
     if not rows:
-        return f"<div class='mnv3'><p class='hint'>{say('Comparing')}</p>{bar}</div>"
+        return f"<div class='mnv3'><p class='hint'>{say('None of {sent} pictures yet.', sent=sent)}</p>{bar}</div>"
     names = [checkpoint.name for checkpoint in checkpoints]
     apart, unread = sum(row.apart for row in rows), sum(bool(row.problem) for row in rows)
     words = say(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.client
 import math
+import multiprocessing
 import re
 import signal
 from collections.abc import Iterator
@@ -186,8 +187,10 @@ class _Order:
 
 
 def _loader(dataset, batches, files: Files) -> DataLoader:
-    # forkserver: a fork of a process whose threads hold locks can hang
+    # forkserver: a fork of a process whose threads hold locks can hang. Its server imports what takes long, once: a
+    # worker would take 1.5 s and 280 MB of its own for it, at every start
     context = "forkserver" if files.workers else None
+    multiprocessing.set_forkserver_preload(["torch", "torchvision.transforms.v2"])
     pinned = files.device.type == "cuda"
     return DataLoader(
         _Items(dataset), batch_sampler=batches, num_workers=files.workers, multiprocessing_context=context,

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from .article import ARTICLE, ArticleSpec, network
 from .catalogue import load
@@ -391,6 +390,8 @@ def objective(run: Run, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if recipe.erase:
         x = erased(x, recipe.erase)
     if run.mixers:
+        from torchvision.transforms import v2
+
         name, alpha = run.mixers[int(torch.randint(len(run.mixers), ()))]
         x, targets = getattr(v2, name)(alpha=alpha, num_classes=run.model.spec.num_classes)(x, labels)
     x = x.contiguous(memory_format=torch.channels_last)

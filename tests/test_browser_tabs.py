@@ -361,17 +361,16 @@ def test_many_pictures_at_once(page, explained, tmp_path):
 
 def test_a_cancelled_comparison_leaves_the_page_usable(page, explained, tmp_path):
     slow = tmp_path / "slow.png"  # small, but long to decode
-    Image.new("RGB", (6300, 6300), "teal").save(slow, compress_level=9)
-    pictures = [shutil.copy(slow, tmp_path / f"{number}.png") for number in range(80)]
+    Image.new("RGB", (5000, 5000), "teal").save(slow, compress_level=9)
+    pictures = [shutil.copy(slow, tmp_path / f"{number}.png") for number in range(60)]
     many(page, pictures)
     bar, words = page.get_by_role("progressbar", name="Comparing"), page.locator("#many-shown .hint")
     bar.wait_for()
-    words.filter(has_text=f"of {len(pictures)} pictures").wait_for()
     page.locator("#many-cancel").click()
     bar.wait_for(state="hidden")
     settled(page)  # what was under way has ended
     said = words.inner_text()
-    assert not said.startswith(f"{len(pictures)} of"), "it was done before it was cancelled"
+    assert f"of {len(pictures)} pictures" in said and not said.startswith(str(len(pictures))), "it was not cancelled"
     page.get_by_role("tab", name="Look").click()
     example(page, FROG)
     wait_for(page, explained("Large", FROG))

@@ -140,9 +140,12 @@ def test_the_real_bundle_is_here_and_whole(no_network):
 
 
 def test_a_first_load_does_not_import_the_compiler():
-    """torch._dynamo takes longer to import than the first visitor may wait; initialising a meta tensor imports it."""
+    """torch._dynamo takes longer to import than the first visitor may wait, or who asks train.py for help.
+
+    Initialising a meta tensor imports it, and torchvision does.
+    """
     program = (
-        "import sys, mnv3\nfrom mnv3.catalogue import bundled_names\n"
+        "import sys, mnv3, train\nfrom mnv3.catalogue import bundled_names\n"
         "print([name for name in bundled_names() if mnv3.load(name) and 'torch._dynamo' in sys.modules])"
     )
     root = Path(mnv3.__file__).parent.parent

@@ -130,7 +130,7 @@ def test_many_pictures_batch_after_batch(checkpoints, monkeypatch, tmp_path):
     bars = [attributes for page in pages for tag, attributes in page.elements if tag == "progress"]
     assert [(bar["value"], bar["max"]) for bar in bars] == [("0", "3"), ("2", "3"), ("3", "3"), ("3", "3")]
     texts = [page.text for page in pages]
-    assert texts[0] == "Comparing" and [text[:4] for text in texts[1:]] == ["2 of", "3 of", "3 of"]
+    assert texts[0] == "None of 4 pictures yet." and [text[:4] for text in texts[1:]] == ["2 of", "3 of", "3 of"]
     assert "3 of 4 pictures: the checkpoints disagree on 2, and 1 could not be read. At most 3" in texts[-1]
     monkeypatch.setattr(app.engine, "example_pictures", lambda: [tmp_path / "black.png"])
     *_, last = app.compare_many(None, "weights", [])

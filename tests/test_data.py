@@ -4,6 +4,7 @@ import errno
 import http.client
 import math
 import os
+import re
 import shutil
 import urllib.error
 from dataclasses import replace
@@ -394,14 +395,21 @@ def opened(folder, workers=0):
     return files
 
 
+def private_memory(process):
+    """MB that no other process has a part in."""
+    (line,) = re.findall(r"Private_Dirty: +(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text())
+    return int(line) / 1024
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on one core torch advises against it
 def test_large_pictures_are_the_same_whatever_the_workers_and_wherever_the_run_goes_on(large):
     alone, helped, resumed = opened(large), opened(large, workers=2), opened(large)
     straight = [alone.training_batch(LARGE, step) for step in range(12)]
     for step in range(2, 12):  # from the middle of the first epoch into later ones
         if step == 3:
-            for worker in helped._ahead[1]._workers:  # as the machine does where memory is short
-                worker.kill()
+            for worker in helped._ahead[1]._workers:
+                assert private_memory(worker.pid) < 100, "each has a torch of its own"
+                worker.kill()  # as the machine does where memory is short
         for images, labels in (helped.training_batch(LARGE, step), resumed.training_batch(LARGE, step)):
             assert torch.equal(images, straight[step][0]) and torch.equal(labels, straight[step][1])
     assert not torch.equal(straight[0][0], straight[3][0])

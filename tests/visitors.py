@@ -27,29 +27,38 @@ SWITCHES = (
 ).split()
 
 
+WINDOW = {"viewport": {"width": 1280, "height": 800}}
+
+
 @pytest.fixture(scope="session")
-def chromium():
+def browsers():
+    """Playwright's kind of browser and how to start it."""
     path = shutil.which("chromium")
     if not path:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("needs Debian's chromium: apt install chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=SWITCHES)
-        yield browser
-        browser.close()
+        yield playwright.chromium, {"executable_path": path, "args": SWITCHES}
 
 
 @pytest.fixture(scope="session")
-def returning(chromium):
-    """A visitor's browser that keeps Gradio's scripts from one test to the next, which saves half of a page's start."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    yield context
-    context.close()
+def chromium(browsers):
+    kind, how = browsers
+    with kind.launch(**how) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def returning(browsers, tmp_path_factory):
+    """A visitor's browser that keeps Gradio's scripts, compiled, which saves more than half of a page's start."""
+    kind, how = browsers
+    with kind.launch_persistent_context(tmp_path_factory.mktemp("profile"), **how, **WINDOW) as context:
+        yield context
 
 
 @pytest.fixture
-def visit(chromium, returning, app_url):
+def visit(request, returning, app_url):
     """visit(query="", **context) -> the app at 1280×800; a test's second visitor has a browser of their own.
 
     Afterwards none of the pages may have had an error in its console or asked anyone but the app for anything.
@@ -60,20 +69,20 @@ def visit(chromium, returning, app_url):
         if message.type == "error":
             wrong.append(f"console: {message.text} {message.location}")
 
-    def request(asked):
+    def asks(asked):
         if not asked.url.startswith((app_url, "data:", "blob:")):
             wrong.append(f"request: {asked.url[:200]}")
 
     def make(query="", script="", **context):
         if context or pages:
-            contexts.append(chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **context}))
+            contexts.append(request.getfixturevalue("chromium").new_context(**WINDOW | context))
         page = (contexts[-1] if contexts else returning).new_page()
         page.add_init_script(script)
         pages.append(page)
         page.set_default_timeout(PATIENCE)
         page.on("console", console)
         page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-        page.on("request", request)
+        page.on("request", asks)
         watch(page)
         page.goto(app_url + "/" + query)
         page.locator("#notes .hint").wait_for()
