@@ -12,7 +12,7 @@ from html import escape
 
 from . import claims_page, engine
 from .article import ArticleSpec
-from .catalogue import IMAGENET, TIMM, TORCHVISION, Entry, published_top1, torchvision_weights
+from .catalogue import IMAGENET, TIMM, TORCHVISION, Entry
 from .checkpoints import Checkpoint
 from .errors import InputError
 from .own import is_own, kept
@@ -21,11 +21,6 @@ from .tables import Spec, called, multiply_adds, parameters
 from .words import known, say
 
 VALIDATION = "validation pictures, as published"
-TIMM_TOP1 = {  # as timm publishes them with the weights; 50,000 validation pictures
-    "timm/mobilenetv3_large_100.ra_in1k": 0.75784,
-    "timm/mobilenetv3_large_100.miil_in21k_ft_in1k": 0.77920,
-    "timm/mobilenetv3_small_100.lamb_in1k": 0.67636,
-}
 STATES = {"here": "here", "download": "to fetch", "failed": "failed"}
 TO_FETCH = "To fetch: choose it in the list Weights, and a button appears."
 MOST_ROWS = 5_000  # of a log that are drawn
@@ -72,7 +67,7 @@ def models(entries: Sequence[Entry]) -> list[Model]:
 
 def _model(entry: Entry) -> Model:
     if entry.name in TORCHVISION or entry.name in TIMM:
-        top1 = TIMM_TOP1.get(entry.name) or published_top1(torchvision_weights(entry.name))
+        top1 = TORCHVISION[entry.name].top1 if entry.name in TORCHVISION else TIMM[entry.name][-1]
         result = {"top1": top1, "n": 50_000, "pictures": VALIDATION}
         data = f"ImageNet-21k, then {IMAGENET}" if "in21k" in entry.name else IMAGENET
         return Model(entry, entry.title, Spec.of(entry.variant), 224, data, "ImageNet-1k", result)

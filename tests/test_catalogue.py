@@ -178,13 +178,16 @@ def torchvisions(recalibrated, structured):
 def published(name):
     """torchvision's own record of these weights: its transforms and class names."""
     source = module.TORCHVISION[name]
-    return torchvision.models.get_weight(f"MobileNet_V3_{TORCHVISION[name]}_Weights.{source.weights}")
+    network = "V2" if source.variant == "v2" else f"V3_{source.variant.title()}"
+    return torchvision.models.get_weight(f"MobileNet_{network}_Weights.{source.weights}")
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", module.TORCHVISION)
 def test_file_names_are_torchvisions_so_that_one_download_serves_both(name):
-    assert module.TORCHVISION[name].file == published(name).url.rsplit("/", 1)[1]
-    assert Path(torch.hub.get_dir()) in module.TORCHVISION[name].path.parents
+    ours, theirs = module.TORCHVISION[name], published(name)
+    assert ours.file == theirs.url.rsplit("/", 1)[1]
+    assert 100 * ours.top1 == pytest.approx(theirs.meta["_metrics"]["ImageNet-1K"]["acc@1"])
+    assert Path(torch.hub.get_dir()) in ours.path.parents
 
 
 @pytest.mark.parametrize("name", TORCHVISION)

@@ -225,8 +225,8 @@ def header(page):
 
 
 def not_blank(path):
-    pixels = np.asarray(Image.open(path).convert("RGB"))
-    return len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500
+    red, green, blue = np.asarray(Image.open(path).convert("RGB"), np.int32).T
+    return len(np.unique(red << 16 | green << 8 | blue)) > 500
 
 
 def saving(page, button):
@@ -247,28 +247,30 @@ def agreed(page, explanations):
     return sentence.inner_text()
 
 
-CONTRAST = """selector => [...document.querySelectorAll(selector)].filter(e => e.offsetParent).map(element => {
-    const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true})
-    const rgba = colour => {
+CONTRAST = """selector => {
+    const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true}), known = {}
+    const rgba = colour => known[colour] ??= (() => {
         canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1)
         const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data
         return [r, g, b, a / 255]
-    }
+    })()
     const over = (top, below, alpha) => [0, 1, 2].map(i => top[i] * alpha + below[i] * (1 - alpha))
-    const chain = []
-    for (let e = element; e; e = e.parentElement) chain.unshift(e)
-    let ground = [255, 255, 255], opacity = 1
-    for (const e of chain) {
-        const style = getComputedStyle(e), colour = rgba(style.backgroundColor)
-        opacity *= style.opacity
-        ground = over(colour, ground, colour[3] * opacity)
-    }
-    const ink = rgba(getComputedStyle(element).color)
     const light = colour => colour.map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
         .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0)
-    const [low, high] = [light(over(ink, ground, ink[3] * opacity)), light(ground)].sort((a, b) => a - b)
-    return [element.innerText, (high + 0.05) / (low + 0.05)]
-})"""
+    return [...document.querySelectorAll(selector)].filter(e => e.offsetParent).map(element => {
+        const chain = []
+        for (let e = element; e; e = e.parentElement) chain.unshift(e)
+        let ground = [255, 255, 255], opacity = 1
+        for (const e of chain) {
+            const style = getComputedStyle(e), colour = rgba(style.backgroundColor)
+            opacity *= style.opacity
+            ground = over(colour, ground, colour[3] * opacity)
+        }
+        const ink = rgba(getComputedStyle(element).color)
+        const [low, high] = [light(over(ink, ground, ink[3] * opacity)), light(ground)].sort((a, b) => a - b)
+        return [element.innerText, (high + 0.05) / (low + 0.05)]
+    })
+}"""
 
 
 def readable(page, selector):
@@ -277,7 +279,7 @@ def readable(page, selector):
 
     with contextlib.suppress(TimeoutError):  # the assertion below says which
         page.wait_for_function(f"selector => ({CONTRAST})(selector).every(([_, r]) => r >= 4.5)", arg=selector,
-                               timeout=20_000)  # fmt: skip
+                               timeout=20_000, polling=200)  # fmt: skip
     texts = page.evaluate(CONTRAST, selector)
     assert texts and [(text, round(ratio, 2)) for text, ratio in texts if ratio < 4.5] == []
     return texts
