@@ -213,6 +213,7 @@ def wait_for(page, expected):
                 && meters.every((m, i) => Math.abs(m.getAttribute('value') - top[i][1]) < 1e-4)
         }""",
         arg=[top, expected.checkpoint.name],
+        polling=50,  # milliseconds; otherwise with each frame, which costs more than what is waited for
     )
     said, best = on_page(page)[0], expected.top(1)[0]
     alike = {guess.label for guess in expected.top() if best.probability - guess.probability < 1e-4}
