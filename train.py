@@ -41,7 +41,7 @@ from mnv3.checkpoints import FILES, LOG, Checkpoint, read_checkpoint, replace_fi
 from mnv3.data import Files, Pictures, Source, colour_statistics, hold_out, open_source
 from mnv3.errors import InputError
 from mnv3.images import Preprocessing
-from mnv3.processes import cores, fetching, first_alone, machine, meet, only_run_in, say, world
+from mnv3.processes import cores, fetching, first_alone, left_alone, machine, meet, only_run_in, say, world
 from mnv3.tables import final_side, multiply_adds, parameters
 from mnv3.training import (
     Recipe,
@@ -104,7 +104,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = Options(**{f.name: given[f.name] for f in fields(Options)})
         with only_run_in(options.out):
-            return train(*chosen_recipe(given), options)
+            device = usable(options.device)
+            recipe, source = first_alone(lambda: chosen_recipe(given), device)
+            return train(recipe, source, options, device)
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -119,6 +121,11 @@ def main(arguments: list[str] | None = None) -> int:
     except torch.OutOfMemoryError:
         print("train.py: the GPU has too little memory: free it and go on with --resume, or start anew with "
               "--accumulate 2 or more, a smaller --batch-size, or --precision bf16.", file=sys.stderr)  # fmt: skip
+        return 1
+    except RuntimeError as error:
+        if not left_alone(error):
+            raise
+        print("train.py: another process of this run has ended: its own line says why.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("train.py: stopped outside training, where there is nothing to save; a saved state is whole",
@@ -148,15 +155,15 @@ def usable(device: str) -> torch.device:
     return found
 
 
-def train(recipe: Recipe, source: Checkpoint | None, options: Options) -> int:
+def train(recipe: Recipe, source: Checkpoint | None, options: Options, device: torch.device) -> int:
     """The whole run: read, learn, choose on held-out pictures, measure once, save, publish. Returns the exit status."""
-    device, out, first = usable(options.device), options.out, world()[0] == 0
+    out, first = options.out, world()[0] == 0
     check_hardware(recipe, device)
     state = start_state(recipe, out, options.resume)
     say(json.dumps(asdict(recipe)))
     # names only: test pictures are opened when training has ended
     data = first_alone(lambda: open_source(recipe.data, recipe.seed), device)
-    teacher = teacher_for(recipe, data.classes, device)
+    teacher = first_alone(lambda: teacher_for(recipe, data.classes, device), device)
     spec = network_spec(recipe, len(data.classes), source)
     if options.push_to_hub and first:  # after what costs nothing to check, so that no slip leaves an empty repo
         hub.check_write(options.push_to_hub, options.private)

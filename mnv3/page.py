@@ -57,7 +57,7 @@ CSS = """
 .mnv3 figure { margin: 0; } .mnv3.pair { display: flex; gap: 12px; }
 .mnv3.pair figure { flex: 1 1 130px; max-width: 190px; } .mnv3 figcaption { min-height: 2.9em; }
 .mnv3 th .scale { width: 56px; }
-.mnv3 .narrow { width: 10%; } .mnv3 .counts { width: 15.5%; } .mnv3 th.energy { width: 12.5%; }
+.mnv3 .narrow { width: 10%; } .mnv3 .counts { width: 17%; } .mnv3 th.energy { width: 12.5%; }
 .mnv3 td.counts span { white-space: nowrap; }
 .mnv3 .effect { width: 22%; }
 @media (max-width: 640px) {

@@ -76,6 +76,11 @@ def meet(device: torch.device) -> None:
     summed(torch.zeros(1, device=device)).item()
 
 
+def left_alone(error: RuntimeError) -> bool:
+    """Whether this is how gloo or NCCL tell that another process of the run has ended."""
+    return dist.is_initialized() and bool(re.search("by peer|remote process exiting", str(error)))
+
+
 def first_alone(work: Callable[[], T], device: torch.device) -> T:
     """work() in the first process, then in the others, who find done what need be done once: a download."""
     rank, _ = world()

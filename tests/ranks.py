@@ -1,5 +1,7 @@
 """What each process of test_processes.py does: torchrun ranks.py stop|work TEXTURES FOLDER."""
 
+import contextlib
+import io
 import os
 import sys
 import time
@@ -79,11 +81,19 @@ def gradient(accumulate):
 
 def work(textures, folder, rank):
     """All else, in one process group: whole runs end theirs."""
-    training.dist.destroy_process_group = lambda: None
+    end, training.dist.destroy_process_group = training.dist.destroy_process_group, lambda: None
     again = train.main(arguments(textures, folder / "stopped", "--resume"))
     straight = train.main(arguments(textures, folder / "straight"))
     found = {"status": [again, straight], "measured": measured(textures), "steps": steps()}
-    torch.save({**found, "gradient": gradient(1), "in parts": gradient(2)}, folder / f"rank {rank}")
+    found |= {"gradient": gradient(1), "in parts": gradient(2)}
+    training.dist.destroy_process_group = end
+    torch.save({**found, "refused": refused(folder)}, folder / f"rank {rank}")
+
+
+def refused(folder):
+    """(exit status, what was said) where the first process finds no data, while the second waits for it."""
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        return train.main(arguments(folder / "nowhere", folder / "none")), said.getvalue()
 
 
 if __name__ == "__main__":

@@ -73,6 +73,12 @@ def test_a_run_of_two_that_was_stopped_and_resumed_is_the_same_run(two):
     assert differences(folder / "stopped", folder / "straight") == []
 
 
+def test_what_ends_one_process_is_one_sentence_in_the_others(two):
+    (first, why), (second, what) = (found["refused"] for found in two[0])
+    assert (first, second) == (2, 1) and "is no folder here" in why and why.count("\n") == 1
+    assert what == "train.py: another process of this run has ended: its own line says why.\n"
+
+
 def test_the_published_figures_of_a_run_of_two_count_each_test_picture_once(two, textures):
     checkpoint = mnv3.load(two[1] / "straight")
     paths = sorted((textures / "test").glob("*/*"))

@@ -13,6 +13,7 @@ from training_help import CLASSES, arguments, interrupted
 import mnv3
 import train
 from mnv3 import hub as publishing
+from mnv3 import training
 from mnv3.training import chosen_recipe
 
 REPO = "user/repo"
@@ -137,6 +138,29 @@ def test_what_is_fetched_to_begin_from_is_told_of(online, small_checkpoint, tmp_
     said = capfd.readouterr().err
     for name in ("begin", "teach"):
         assert re.search(f"^fetching user/{name}: \\S+ of [1-9].\\d MB$", said, re.MULTILINE), said
+
+
+def test_what_is_fetched_is_fetched_by_one_process(textures, tmp_path, monkeypatch, capfd, small_checkpoint):
+    """The others wait, and find it in the cache."""
+    alone, loaded = [], []
+
+    def first_alone(work, device):
+        alone.append(True)
+        result = work()
+        alone.pop()
+        return result
+
+    def load(name, progress):
+        loaded.append((name, bool(alone)))
+        return small_checkpoint()
+
+    monkeypatch.setattr(train, "first_alone", first_alone)
+    for place in (train, training):
+        monkeypatch.setattr(place, "load", load)
+    words = ["--init", "user/begin", "--teacher", "user/teach"]
+    assert train.main(["--data", str(textures), "--out", str(tmp_path / "run"), *words]) == 2
+    assert "knows other classes" in last_said(capfd)
+    assert loaded == [("user/begin", True), ("user/teach", True)]
 
 
 def test_a_finished_run_can_be_published_later_by_resuming_it(online, textures, tmp_path, monkeypatch):
