@@ -57,6 +57,8 @@ def chosen(model: str, weights: str) -> Entry:
         if weights in (entry.family, entry.name):
             return entry
     known = ", ".join(entry.family for entry in entries)
+    if not known:
+        raise InputError(f"{model} is not offered here: choose {' or '.join(variants())}.")
     raise InputError(f"{model} has no weights {str(weights)[:60]!r}: choose one of {known}.")
 
 
@@ -85,11 +87,9 @@ def several(weights: str, names: list[str] | None) -> list[Checkpoint]:
         if not compare.FEWEST <= len(names) <= compare.MOST:
             raise InputError(f"Choose {compare.FEWEST} to {compare.MOST} checkpoints to compare, not {len(names)}.")
         return [named(name) for name in names]
-    sizes, default = [variant for variant in VARIANTS if weights in families(variant)], default_family()
-    if own.is_own(weights):
-        alone = [own.kept(weights)]
-    else:
-        alone = [opened(sizes[0], weights)] if len(sizes) == 1 and weights != default else []
+    sizes = VARIANTS[:1] if own.is_own(weights) else [v for v in VARIANTS if weights in families(v)]
+    default = default_family()
+    alone = [opened(sizes[0], weights)] if len(sizes) == 1 and weights != default else []
     return alone + [opened(variant, default if alone else weights) for variant in VARIANTS]
 
 

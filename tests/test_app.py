@@ -914,6 +914,9 @@ def test_weights_of_one_size_are_compared_with_the_default_ones(listed, monkeypa
     assert choice.several("bundled", []) == ["mine-large", "mine-small"]
     with pytest.raises(InputError, match="Large has no weights 'ImageNet · c'"):
         choice.several("ImageNet · c", None)
+    monkeypatch.setenv("MNV3_OFFERED", "a/large-only")
+    with pytest.raises(InputError, match="Small is not offered here: choose Large."):
+        choice.several("ImageNet · b", None)
 
 
 def test_the_fetch_button_is_there_while_a_size_is_missing(listed):
