@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from .words import say
 FEWEST, MOST = 2, 4  # checkpoints beside each other
 MOST_PICTURES = 200  # at once
 BATCH = 16  # of them through a network together
+WAIT = 1  # second, until there is news
 decoding = ThreadPoolExecutor(2, "decode")  # Pillow lets go of the interpreter's lock
 
 OTHER_CLASSES = "They know different classes, so other words need not be another opinion."
@@ -143,20 +145,31 @@ class Row:
 def look_at(pictures: Sequence[tuple[str, object]], checkpoints: Sequence[Checkpoint]) -> Iterator[list[Row]]:
     """Top-1 of every (name, anything open_picture takes) by each checkpoint, the rows of a batch at a time.
 
-    Engines gain nothing beyond BATCH, and whoever watches or cancels waits for one. A picture that can't be read is a
-    row too.
+    A batch is full with BATCH pictures, beyond which engines gain nothing, or after WAIT seconds of decoding: whoever
+    watches or cancels waits for one. A picture that can't be read is a row too.
     """
     size = min(BATCH, *(engine.rows_at_once(c) for c in checkpoints))
     for begin in range(0, len(pictures), size):
         names, sources = zip(*pictures[begin : begin + size], strict=True)
-        prepared = list(decoding.map(partial(inputs, checkpoints=checkpoints), sources))
-        read = [found for found in prepared if not isinstance(found, InputError)]
-        batches = {way: torch.stack([found[way] for found in read]) for way in (read[0] if read else ())}
-        guesses = zip(*(_top1(c, batches[c.preprocessing]) for c in checkpoints if read), strict=True)
-        yield [
-            Row(name, problem=str(found)) if isinstance(found, InputError) else Row(name, next(guesses))
-            for name, found in zip(names, prepared, strict=True)
-        ]
+        prepared, batch, since = decoding.map(partial(inputs, checkpoints=checkpoints), sources), [], time.monotonic()
+        for named in zip(names, prepared, strict=True):
+            batch.append(named)
+            if time.monotonic() - since > WAIT:
+                yield _rows(batch, checkpoints)
+                batch, since = [], time.monotonic()
+        if batch:
+            yield _rows(batch, checkpoints)
+
+
+def _rows(batch: Sequence[tuple[str, dict | InputError]], checkpoints: Sequence[Checkpoint]) -> list[Row]:
+    """What the networks say of (name, what `inputs` made of the picture)."""
+    read = [found for _, found in batch if not isinstance(found, InputError)]
+    stacked = {way: torch.stack([found[way] for found in read]) for way in (read[0] if read else ())}
+    guesses = zip(*(_top1(c, stacked[c.preprocessing]) for c in checkpoints if read), strict=True)
+    return [
+        Row(name, problem=str(found)) if isinstance(found, InputError) else Row(name, next(guesses))
+        for name, found in batch
+    ]
 
 
 def inputs(source: object, checkpoints: Sequence[Checkpoint]) -> dict[Preprocessing, torch.Tensor] | InputError:

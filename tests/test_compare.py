@@ -5,6 +5,7 @@ import csv
 import io
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,6 +71,18 @@ def test_a_batch_is_no_larger_than_the_hungriest_network_allows(checkpoints, mon
     assert [len(rows) for rows in compare.look_at([("x", b"?")] * 5, checkpoints)] == [2, 2, 1]
 
 
+def test_slow_pictures_come_one_by_one_and_say_the_same(checkpoints, monkeypatch):
+    pictures = [(path.name, path) for path in example_pictures()[:4]] + [("x", b"?")]
+    [together] = compare.look_at(pictures, checkpoints)
+    monkeypatch.setattr(compare, "WAIT", -1)
+    alone = list(compare.look_at(pictures, checkpoints))
+    assert [len(rows) for rows in alone] == [1] * 5
+    for [row], expected in zip(alone, together, strict=True):
+        assert (row.name, row.problem) == (expected.name, expected.problem)
+        for guess, same in zip(row.guesses, expected.guesses, strict=True):
+            assert guess.label == same.label and guess.probability == pytest.approx(same.probability, abs=1e-5)
+
+
 def test_disagreements_come_first_and_what_cannot_be_read_last():
     assert compare.in_order(ROWS) == [APART, ALIKE, UNREAD]
     assert compare.in_order([APART, replace(APART, name="0")])[0] is APART
@@ -122,7 +135,7 @@ def test_many_pictures_batch_after_batch(checkpoints, monkeypatch, tmp_path):
     monkeypatch.setattr(compare, "MOST_PICTURES", 3)
     monkeypatch.setattr(compare, "BATCH", 2)
     monkeypatch.setattr(app.choice, "several", lambda weights, names: checkpoints)
-    monkeypatch.setattr(app.time, "monotonic", iter(range(0, 1000, 2)).__next__)
+    monkeypatch.setattr(app, "time", SimpleNamespace(monotonic=iter(range(0, 1000, 2)).__next__))
     (tmp_path / "broken.png").write_bytes(b"no picture")
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "black.png")
     sent = [(name, str(tmp_path / name)) for name in ("black.png", "broken.png", "black.png", "black.png")]
