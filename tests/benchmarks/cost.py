@@ -1,7 +1,7 @@
 """How cost grows with resolution, batch and width: python -m tests.benchmarks.cost [--write]
 
-The explained pass in our engine, on random weights, beside its multiply-adds. Ways of one kind take turns; medians in
-milliseconds. --write keeps the result as cost.json and draws it as cost.svg, which the README shows.
+The explained pass in our engine, on random weights, beside its multiply-adds. All take turns; medians in milliseconds.
+--write keeps the result as cost.json and draws it as cost.svg, which the README shows.
 """
 
 from __future__ import annotations
@@ -38,16 +38,15 @@ def row(net: Checkpoint, side: int, milliseconds: float, count: int = 1) -> dict
 
 
 def grown(variant: str) -> dict:
-    net = checkpoint(variant)
-    by_side = medians(turns({side: explained(net, 1, side) for side in SIDES}, ROUNDS, 1, SETTLE, CALLS), 3)
-    by_batch = medians(turns({n: explained(net, n, 224) for n in BATCHES}, ROUNDS, 1, SETTLE, CALLS), 3)
-    nets = {width: checkpoint(variant, width) for width in WIDTHS}
-    by_width = medians(turns({w: explained(n, 1, 224) for w, n in nets.items()}, ROUNDS, 1, SETTLE, CALLS), 3)
-    found = {
-        "resolution": {side: row(net, side, ms) for side, ms in by_side.items()},
-        "batch": {count: row(net, 224, ms, count) for count, ms in by_batch.items()},
-        "width": {width: row(nets[width], 224, ms) for width, ms in by_width.items()},
-    }
+    """All three ways in one run, in turns: a machine that is slower for a while is so for all of them."""
+    net, nets = checkpoint(variant), {width: checkpoint(variant, width) for width in WIDTHS}
+    ways = {("resolution", side): (net, 1, side) for side in SIDES}
+    ways |= {("batch", count): (net, count, 224) for count in BATCHES}
+    ways |= {("width", width): (nets[width], 1, 224) for width in WIDTHS}
+    taken = medians(turns({way: explained(*what) for way, what in ways.items()}, ROUNDS, 1, SETTLE, CALLS), 3)
+    found = {"resolution": {}, "batch": {}, "width": {}}
+    for (kind, step), (of, count, side) in ways.items():
+        found[kind][step] = row(of, side, taken[kind, step], count)
     return found | {"straight line": {way: straight(found[way]) for way in ("resolution", "width")}}
 
 
