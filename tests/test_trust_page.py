@@ -164,7 +164,8 @@ def test_the_line_says_where_a_picture_is_a_weak_test(explanation, index, sure, 
     "correlations, said",
     [
         ((0.9, 0.8, 1, 0.9, 0.7), "+0.86. The map hardly changes"), ((0.1, -0.1, 0.2, 0, 0), "as much as chance"),
-        ((0.4, 0.4, 0.3, 0.5, 0.4), "in part"), ((float("nan"),) * 5, "nothing to compare"),
+        ((0.4, 0.4, 0.3, 0.5, 0.4), "in part"), ((0.7, 0.6, -0.2, 0.1, 0.3), "as much as chance"),
+        ((float("nan"),) * 5, "nothing to compare"),
         ((float("nan"), 0.9, 0.9, 0.9, 0.9), "+0.90"), ((-0.05,) * 5, "−0.05"),
     ],
 )  # fmt: skip
