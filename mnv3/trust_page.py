@@ -85,7 +85,8 @@ CSS = """
   max-width: 400px; min-width: 0; }
 .mnv3 .charts figcaption { min-height: 0; font-weight: 600; } .mnv3 .maps { display: flex; flex-wrap: wrap; gap: 10px; }
 .mnv3 .maps figure { width: 92px; } .mnv3 .maps img { width: 92px; border-radius: 4px; }
-.mnv3 .maps figcaption { min-height: 0; font-size: 12px; } .mnv3 h3 { font-size: 15px; margin: 14px 0 2px; }
+.mnv3 .maps figcaption { min-height: 0; font-size: 12px; } .mnv3 :is(h2, h3) { font-size: 15px;
+  margin: 14px 0 2px; }
 .mnv3 .none { width: 92px; height: 92px; display: flex; align-items: center; text-align: center; font-size: 11px;
   background: var(--background-fill-secondary); border-radius: 4px; }
 .mnv3 table.areas :is(th, td) { overflow-wrap: normal; }
@@ -102,11 +103,11 @@ def trust(explanation: Explanation, index: int, trial: Trial, published: dict | 
     return (
         f'<div class="mnv3"><p>{say(ON_TRIAL, label=label, name=name, height=height, width=width)}</p>'
         f"{_summary(explanation, index, trial)}"
-        f"<h3>{say('Does the map find the pixels that the answer hangs on?')}</h3>"
+        f"<h2>{say('Does the map find the pixels that the answer hangs on?')}</h2>"
         f"{_verdicts(explanation, index, trial)}{_charts(trial, explanation.checkpoint.labels[index])}{_areas(trial)}"
-        f"<h3>{say('Does the map depend on what the network learned?')}</h3>"
+        f"<h2>{say('Does the map depend on what the network learned?')}</h2>"
         f"{_randomised(explanation, trial)}"
-        f"<h3>{say('On many pictures')}</h3>{_published(published)}{protocol()}</div>"
+        f"<h2>{say('On many pictures')}</h2>{_published(published)}{protocol()}</div>"
     )
 
 
@@ -285,7 +286,7 @@ def protocol() -> str:
     """How it was measured, and what that can't say."""
     points = (say(DELETION_POINT, steps=STEPS), say(ODD_POINT), say(GAUSSIAN_POINT), say(RANDOMISED_POINT))
     items = "".join(f"<li>{point}</li>" for point in points)
-    return f"<h3>{say('How this was measured, and what it can’t say')}</h3><ul>{items}</ul>"
+    return f"<h2>{say('How this was measured, and what it can’t say')}</h2><ul>{items}</ul>"
 
 
 DELETION_POINT = (
