@@ -176,7 +176,8 @@ class Explanation:
 def explain(checkpoint: Checkpoint, picture: object) -> Explanation:
     """Runs one picture (anything open_picture takes) and, in one batch of L + 2, the causal questions.
 
-    Raises InputError for a picture that can't be read.
+    Raises InputError for a picture that can't be read, weights that answer it with NaN or infinity, and where there is
+    no reference: neither gate statistics nor example pictures.
     """
     seen = checkpoint.preprocessing.picture(open_picture(picture, checkpoint.preprocessing.enough))
     return explain_seen(checkpoint, seen)
