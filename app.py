@@ -369,14 +369,14 @@ def models_overview(mine: list[str]) -> str:
 
 
 @in_their_language
-def open_files(files, model: str, weights: str, mine: list[str], request: gr.Request):
+def open_files(files, model: str, mine: list[str], request: gr.Request):
     """Opens uploaded files for this visitor."""
-    return _opened_own(lambda: own.from_files(files or []), model, weights, mine, request)
+    return _opened_own(lambda: own.from_files(files or []), model, mine, request)
 
 
 @in_their_language
 def open_repo(
-    repo: str, model: str, weights: str, mine: list[str], request: gr.Request, progress=gr.Progress()  # noqa: B008
+    repo: str, model: str, mine: list[str], request: gr.Request, progress=gr.Progress()  # noqa: B008
 ):  # fmt: skip
     """Fetches and opens a Hub repo for this visitor."""
     progress(0, desc=say("Fetching"))
@@ -384,10 +384,10 @@ def open_repo(
     def report(done: int, total: int) -> None:
         progress((done, total or None), unit="bytes")
 
-    return _opened_own(lambda: own.from_hub(repo, report), model, weights, mine, request)
+    return _opened_own(lambda: own.from_hub(repo, report), model, mine, request)
 
 
-def _opened_own(read: Callable[[], mnv3.Checkpoint], model: str, weights: str, mine: list[str], request: gr.Request):
+def _opened_own(read: Callable[[], mnv3.Checkpoint], model: str, mine: list[str], request: gr.Request):
     """What happened in words, the visitor's own, the Model choice, and the Weights list with the new one chosen."""
     try:
         if not choice.host_settings().own:
@@ -604,8 +604,8 @@ def _models_tab(models_tab, model, weights, mine) -> None:
     if choice.host_settings().own:
         outputs = [said, mine, model, weights]
         shared = {**private, "concurrency_id": "own", "concurrency_limit": AT_ONCE}
-        for opened_own in (fetching.click(open_repo, [repo, model, weights, mine], outputs, **shared),
-                           opening.click(open_files, [files, model, weights, mine], outputs, **shared)):  # fmt: skip
+        for opened_own in (fetching.click(open_repo, [repo, model, mine], outputs, **shared),
+                           opening.click(open_files, [files, model, mine], outputs, **shared)):  # fmt: skip
             opened_own.then(models_overview, mine, overview, **private)
 
 

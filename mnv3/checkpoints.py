@@ -131,12 +131,12 @@ class Checkpoint:
         return self.preprocessing(open_picture(picture, self.preprocessing.enough))
 
     def save(self, folder: str | os.PathLike, half: bool = False) -> Path:
-        """Writes the folder, each file replaced whole; with `half`, all weights but BatchNorm's as fp16."""
+        """Writes the folder, each file replaced whole; `half`: convolutions' and linear layers' weights as fp16."""
         from .card import model_card
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: _stored(name, tensor, half) for name, tensor in self.model.state_dict().items()}
+        tensors = {name: _stored(tensor, half) for name, tensor in self.model.state_dict().items()}
         contents = {
             WEIGHTS: safetensors.torch.save(tensors, {"format": "pt"}),
             CONFIG: _json(self.config),
@@ -166,7 +166,7 @@ def replace_file(path: Path, write: Callable[[str], object]) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:
+def _stored(tensor: Tensor, half: bool) -> Tensor:
     """Contiguous on the CPU; fp16 only for convolutions and linear layers, whose tensors aren't one BatchNorm's."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor.half() if half and tensor.is_floating_point() and tensor.dim() > 1 else tensor

@@ -302,12 +302,14 @@ CHINESE = {
     "rank correlation {value}": "秩相关 {value}",
     "Evidence map {name}, {related}": "证据图：{name}，{related}",
     "0 everywhere": "处处为 0",
-    "Rank correlation with the map as learned: 1 is the same order of cells, 0 no relation. Two maps of {cells} cells "
-    "that have nothing in common still differ from 0 by ±{chance:.2f} (one standard deviation). A low figure is needed "
-    "but proves little: it says that the map depends on the weights, not that it is right. What a network can’t help "
+    "Rank correlation with the map as learned: 1 is the same order of cells, 0 no relation. Two maps that have "
+    "nothing in common still differ from 0: by ±{chance:.2f} (one standard deviation) if their {cells} cells were "
+    "independent, by more since neighbours are alike; so the networks’ own spread decides. A low figure is needed but "
+    "proves little: it says that the map depends on the weights, not that it is right. What a network can’t help "
     "seeing, such as edges and where the things stand, may keep the figure above 0.":
-        "与训练所得的图的秩相关：1 表示各格次序相同，0 表示无关。两张毫无共同之处的 {cells} 格的图，与 0 仍会相差 "
-        "±{chance:.2f}（一个标准差）。数值低是必要的，但证明不了多少：它说明图取决于权重，并不说明图是对的。"
+        "与训练所得的图的秩相关：1 表示各格次序相同，0 表示无关。两张毫无共同之处的图，与 0 仍会相差："
+        "若 {cells} 格彼此独立，为 ±{chance:.2f}（一个标准差）；因相邻的格相似，实际更大，所以由各网络自身的离散程度来判断。"
+        "数值低是必要的，但证明不了多少：它说明图取决于权重，并不说明图是对的。"
         "网络不可避免会看到的东西，例如边缘和物体的位置，可能使数值保持在 0 以上。",
     "Nothing was measured on many pictures for these weights. One picture is one draw: {command} measures as many as "
     "you have.":

@@ -22,7 +22,7 @@ def section() -> str:
     """
     data = read()
     return (
-        f"<h3>{say('Claims')}</h3><div lang='en'><p>What the article that this project grew from says of "
+        f"<h2>{say('Claims')}</h2><div lang='en'><p>What the article that this project grew from says of "
         "MobileNetV3, and what became of it. Verdicts are computed wherever a number decides; README has the rules.</p>"
         f"{_table('models claims', HEAD, [_cells(claim) for claim in claims(data)])}"
         "<details><summary>What each network costs</summary>"

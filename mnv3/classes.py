@@ -160,6 +160,8 @@ def _profile(explanation: Explanation, block: int, classes: Sequence[int]):
     xs = shown.tolist()
     curves = [plot.Line(say("all classes"), xs, mean[0][shown].tolist(), 2)]
     for look, k in enumerate(classes, 3):
+        if not explanation.reference.n[1 + k]:
+            continue  # its mean is 0 for want of pictures: the only one of a class may be held out of training
         curves.append(plot.Line(explanation.checkpoint.labels[k], xs, mean[1 + k][shown].tolist(), look))
     curves.append(plot.Line(say("this picture"), xs, explanation.gates[block][shown].tolist(), 0))
     heights = [y for curve in curves for y in curve.ys]
@@ -168,10 +170,14 @@ def _profile(explanation: Explanation, block: int, classes: Sequence[int]):
 
 
 def nearest(explanation: Explanation, block: int) -> str:
-    """'nearest to frog 0.020, cat 0.028': the classes whose mean gates are nearest, by mean |difference|."""
+    """'nearest to frog 0.020, cat 0.028': the classes whose mean gates are nearest, by mean |difference|.
+
+    Classes without a picture have no mean and are left out.
+    """
     distance = np.abs(explanation.reference.mean[block][1:] - explanation.gates[block]).mean(1)
     labels = explanation.checkpoint.labels
-    two = ", ".join(f"{labels[k]} {distance[k]:.3f}" for k in np.argsort(distance, kind="stable")[:2])
+    known_ones = [k for k in np.argsort(distance, kind="stable") if explanation.reference.n[1 + k]]
+    two = ", ".join(f"{labels[k]} {distance[k]:.3f}" for k in known_ones[:2])
     return say("nearest to {classes}", classes=two)
 
 

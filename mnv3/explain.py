@@ -39,7 +39,8 @@ class Effect(NamedTuple):
 class Explanation:
     """One picture through one checkpoint. Arrays are read, never changed.
 
-    held (L + 2, K): logits of the picture as it is, with block 0 … L − 1 held at its reference, with all held.
+    held (L + 2, K): logits of the picture as it is, with block 0 … L − 1 held at its reference, with all held; (1, K)
+    without SE blocks.
     gates L × (C_l,), energy L × (2, h_l, w_l) before and after the gate, features (C, h, w).
     """
 
@@ -136,7 +137,7 @@ class Explanation:
         return file.getvalue()
 
     def class_index(self, target: str | int | None) -> int:
-        """The index of a class given by label or index; the likeliest without one."""
+        """The index of a class given by label or index; the likeliest without one. Raises InputError for any other."""
         labels = self.checkpoint.labels
         if target is None or target == "":
             return int(np.argmax(self.held[0]))
@@ -148,7 +149,7 @@ class Explanation:
         raise InputError(f"{self.checkpoint.name} knows no class {str(target)[:60]!r}: it knows {known}.")
 
     def to_dict(self, target: str | int | None = None, k: int = 5) -> dict:
-        """Everything in plain numbers and texts, for the API and the JSON download."""
+        """Everything in plain numbers and texts, for the API and the JSON download. Raises as class_index."""
         index = self.class_index(target)
         effects = self.effects(index)
         reference = self.reference.reference() if self.reference else []
@@ -176,7 +177,8 @@ class Explanation:
 def explain(checkpoint: Checkpoint, picture: object) -> Explanation:
     """Runs one picture (anything open_picture takes) and, in one batch of L + 2, the causal questions.
 
-    Raises InputError for a picture that can't be read.
+    Raises InputError for a picture that can't be read, weights that answer it with NaN or infinity, and where there is
+    no reference: neither gate statistics nor example pictures.
     """
     seen = checkpoint.preprocessing.picture(open_picture(picture, checkpoint.preprocessing.enough))
     return explain_seen(checkpoint, seen)

@@ -84,8 +84,8 @@ def overview(found: Sequence[Model]) -> str:
     found = in_order(found)
     return (
         f'<div class="mnv3">{table(found)}<p><small>{say(TO_FETCH)}</small></p>'
-        f'<h3>{say("Accuracy against cost")}</h3>{accuracy_against_cost(found)}'
-        f"<h3>{say('How they were trained')}</h3>{training_curves(found)}{claims_page.section()}</div>"
+        f'<h2>{say("Accuracy against cost")}</h2>{accuracy_against_cost(found)}'
+        f"<h2>{say('How they were trained')}</h2>{training_curves(found)}{claims_page.section()}</div>"
     )
 
 
@@ -210,7 +210,7 @@ def training_curves(found: Sequence[Model]) -> str:
     if not drawn:
         return f"<p>{say('None of these brings the log of its training.')}</p>"
     keys = legend([Line(say(name), (), (), look) for look, name in enumerate(SHARES.values())])
-    parts = [f"<h4>{escape(model.title)}</h4><div class='charts'>{figures}</div>" for model, figures in drawn]
+    parts = [f"<h3>{escape(model.title)}</h3><div class='charts'>{figures}</div>" for model, figures in drawn]
     words = say("Training accuracy is on augmented pictures: it may lie below.")
     return f"{keys}{''.join(parts)}<p><small>{words}</small></p>"
 

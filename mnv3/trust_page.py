@@ -21,6 +21,7 @@ LOOKS = {"evidence": 0, "centred": 1, "random": 2}
 NEAR = 0.02  # areas that differ by less are called alike
 ON_TRIAL = "The map on trial: evidence for ‘{label}’ in this picture by <b>{name}</b>, {height}×{width} cells."
 UNCHANGED = 0.5  # a mean rank correlation above it: the map hardly depends on the weights
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # networks -> two-sided 5 % of Student's t for their mean
 BEATS_BOTH = "This map beats both controls: random maps, and a Gaussian at the centre, which looks at nothing."
 BEATS_CENTRED_BY = {
     "deletion": "This map beats random maps; a Gaussian at the centre, which looks at nothing, only by deletion.",
@@ -63,9 +64,10 @@ UNLIKELY = (
 )
 MEAN_CORRELATION = "Mean rank correlation with the maps of {nets} randomised networks: <b>{mean}</b>."
 CORRELATION = (
-    "Rank correlation with the map as learned: 1 is the same order of cells, 0 no relation. Two maps of {cells} cells "
-    "that have nothing in common still differ from 0 by ±{chance:.2f} (one standard deviation). A low figure is needed "
-    "but proves little: it says that the map depends on the weights, not that it is right. What a network can’t help "
+    "Rank correlation with the map as learned: 1 is the same order of cells, 0 no relation. Two maps that have "
+    "nothing in common still differ from 0: by ±{chance:.2f} (one standard deviation) if their {cells} cells were "
+    "independent, by more since neighbours are alike; so the networks’ own spread decides. A low figure is needed but "
+    "proves little: it says that the map depends on the weights, not that it is right. What a network can’t help "
     "seeing, such as edges and where the things stand, may keep the figure above 0."
 )
 UNPUBLISHED = (
@@ -83,7 +85,8 @@ CSS = """
   max-width: 400px; min-width: 0; }
 .mnv3 .charts figcaption { min-height: 0; font-weight: 600; } .mnv3 .maps { display: flex; flex-wrap: wrap; gap: 10px; }
 .mnv3 .maps figure { width: 92px; } .mnv3 .maps img { width: 92px; border-radius: 4px; }
-.mnv3 .maps figcaption { min-height: 0; font-size: 12px; } .mnv3 h3 { font-size: 15px; margin: 14px 0 2px; }
+.mnv3 .maps figcaption { min-height: 0; font-size: 12px; } .mnv3 :is(h2, h3) { font-size: 15px;
+  margin: 14px 0 2px; }
 .mnv3 .none { width: 92px; height: 92px; display: flex; align-items: center; text-align: center; font-size: 11px;
   background: var(--background-fill-secondary); border-radius: 4px; }
 .mnv3 table.areas :is(th, td) { overflow-wrap: normal; }
@@ -100,11 +103,11 @@ def trust(explanation: Explanation, index: int, trial: Trial, published: dict | 
     return (
         f'<div class="mnv3"><p>{say(ON_TRIAL, label=label, name=name, height=height, width=width)}</p>'
         f"{_summary(explanation, index, trial)}"
-        f"<h3>{say('Does the map find the pixels that the answer hangs on?')}</h3>"
+        f"<h2>{say('Does the map find the pixels that the answer hangs on?')}</h2>"
         f"{_verdicts(explanation, index, trial)}{_charts(trial, explanation.checkpoint.labels[index])}{_areas(trial)}"
-        f"<h3>{say('Does the map depend on what the network learned?')}</h3>"
+        f"<h2>{say('Does the map depend on what the network learned?')}</h2>"
         f"{_randomised(explanation, trial)}"
-        f"<h3>{say('On many pictures')}</h3>{_published(published)}{protocol()}</div>"
+        f"<h2>{say('On many pictures')}</h2>{_published(published)}{protocol()}</div>"
     )
 
 
@@ -222,20 +225,26 @@ def _randomised(explanation: Explanation, trial: Trial) -> str:
         words = "–" if np.isnan(correlation) else signed(correlation, 2)
         figures.append(_map(explanation, values, say("randomised {number}", number=number), words))
     return (
-        f"<p class='verdict'>{_dependence(trial, chance)}</p><div class='maps'>{''.join(figures)}</div>"
+        f"<p class='verdict'>{_dependence(trial)}</p><div class='maps'>{''.join(figures)}</div>"
         f"<p><small>{say(CORRELATION, cells=cells, chance=chance)}</small></p>"
     )
 
 
-def _dependence(trial: Trial, chance: float) -> str:
+def _dependence(trial: Trial) -> str:
+    """Whether the nets' mean correlation is another than 0, by a t-test over the nets.
+
+    Their own spread counts, not 1 / √(cells − 1): cells aren't independent, and by that the bundled networks' maps were
+    told to be related to those of other pictures in a tenth to a fifth of all cases.
+    """
     correlation = trial.correlation
     if np.isnan(correlation):
         return say("The randomised networks have no evidence for this class anywhere, so there is nothing to compare.")
-    nets = sum(not np.isnan(one) for _, one in trial.randomised)
-    said = say(MEAN_CORRELATION, nets=nets, mean=signed(correlation, 2))
+    each = [one for _, one in trial.randomised if not np.isnan(one)]
+    beyond = STUDENT[len(each)] * np.std(each, ddof=1) / np.sqrt(len(each)) if len(each) > 1 else np.inf
+    said = say(MEAN_CORRELATION, nets=len(each), mean=signed(correlation, 2))
     if correlation > UNCHANGED:
         meaning = say("The map hardly changes when all that was learned is lost: it can’t be the network’s reason.")
-    elif abs(correlation) > 2 * chance / np.sqrt(nets):
+    elif abs(correlation) > beyond:
         meaning = say("The map depends on the weights in part; some of it comes from the picture alone.")
     else:
         meaning = say("The map changes with the weights as much as chance would have it, as it should.")
@@ -277,7 +286,7 @@ def protocol() -> str:
     """How it was measured, and what that can't say."""
     points = (say(DELETION_POINT, steps=STEPS), say(ODD_POINT), say(GAUSSIAN_POINT), say(RANDOMISED_POINT))
     items = "".join(f"<li>{point}</li>" for point in points)
-    return f"<h3>{say('How this was measured, and what it can’t say')}</h3><ul>{items}</ul>"
+    return f"<h2>{say('How this was measured, and what it can’t say')}</h2><ul>{items}</ul>"
 
 
 DELETION_POINT = (

@@ -709,7 +709,7 @@ def test_a_host_closes_use_my_own(hosted):
     assert "own-files" in awaited(parts(gr.File))
     module = hosted(MNV3_OWN="closed")
     assert "own-files" not in awaited(parts(gr.File))
-    words, mine, *_ = module.open_repo("user/repo", "Large", BUNDLED, [], gr.Request())
+    words, mine, *_ = module.open_repo("user/repo", "Large", [], gr.Request())
     assert "closed" in words and mine == []
 
 

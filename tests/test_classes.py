@@ -110,6 +110,20 @@ def test_channels_of_a_plot_are_spread_over_the_block(channels):
     assert shown[0] == 0 and shown[-1] == channels - 1
 
 
+def test_a_class_without_pictures_has_no_mean_gates(explanation):
+    """Neither as a curve nor as the nearest, even to gates that are all closed."""
+    own = explanation.reference
+    n, mean = own.n.copy(), tuple(block.copy() for block in own.mean)
+    n[1 + 5] = 0
+    for block in mean:
+        block[1 + 5] = 0
+    closed = [np.zeros_like(block) for block in explanation.gates]
+    made = replace(explanation, gates=closed, reference=replace(own, n=n, mean=mean))
+    label = explanation.checkpoint.labels[5]
+    assert label not in classes.nearest(made, 2)
+    assert label not in classes.view(made, [2], [5, 6])
+
+
 def test_the_nearest_classes(explanation):
     mean = explanation.reference.mean[2][6].astype(np.float32)
     made = replace(explanation, gates=[*explanation.gates[:2], mean, *explanation.gates[3:]])

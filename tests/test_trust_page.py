@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from mnv3.plot import Axis, Line, Point, label_places, numbers, percent, powers
 from mnv3.tables import Spec, multiply_adds, parameters
 
 DRAWN = {
-    "svg", "line", "polyline", "polygon", "circle", "text", "title", "h3", "h4", "ul", "li", "code", "details",
+    "svg", "line", "polyline", "polygon", "circle", "text", "title", "h2", "h3", "ul", "li", "code", "details",
     "summary",
 }  # fmt: skip
 DRAWING = {
@@ -157,20 +158,28 @@ def test_the_line_says_where_a_picture_is_a_weak_test(explanation, index, sure, 
     """A class that isn't likely, or that an even colour or a blurred picture is as well."""
     held = np.where(np.arange(10) == index, sure, np.zeros_like(explanation.held))
     html = trust_page.trust(replace(explanation, held=held), index, made((blank, 0.9, 0.9), (blurred, 0.2, 0.2)))
-    assert ("This picture is a weak test" in html.partition("<h3>")[0]) == weak
+    assert ("This picture is a weak test" in html.partition("<h2>")[0]) == weak
 
 
 @pytest.mark.parametrize(
     "correlations, said",
     [
         ((0.9, 0.8, 1, 0.9, 0.7), "+0.86. The map hardly changes"), ((0.1, -0.1, 0.2, 0, 0), "as much as chance"),
-        ((0.4, 0.4, 0.3, 0.5, 0.4), "in part"), ((float("nan"),) * 5, "nothing to compare"),
+        ((0.4, 0.4, 0.3, 0.5, 0.4), "in part"), ((0.7, 0.6, -0.2, 0.1, 0.3), "as much as chance"),
+        ((float("nan"),) * 5, "nothing to compare"),
         ((float("nan"), 0.9, 0.9, 0.9, 0.9), "+0.90"), ((-0.05,) * 5, "−0.05"),
     ],
 )  # fmt: skip
 def test_what_a_correlation_means(explanation, index, correlations, said):
     shown = whole(trust_page.trust(explanation, index, made(correlations=correlations)))
     assert said in shown.text and "±0.26" in shown.text  # of 16 cells
+
+
+def test_headings_go_down_a_level_at_a_time(explanation, index, trial):
+    """From the page's h1, by which screen readers move."""
+    for html in (trust_page.trust(explanation, index, trial), overview(models(catalogue()))):
+        levels = [1, *(int(tag[1]) for tag, _ in Page(html).elements if re.fullmatch("h[1-6]", tag))]
+        assert len(levels) > 3 and all(low <= high + 1 for high, low in pairwise(levels)), levels
 
 
 def test_what_takes_the_ground_from_under_the_figures_is_said(explanation, index):
