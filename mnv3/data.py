@@ -392,7 +392,10 @@ def _report(split: str, unreadable: list[str], total: int, classes, found: Found
 
 
 def hold_out(pictures: Pictures, count: float, seed: int) -> tuple[Pictures, Pictures]:
-    """Splits off `count` pictures (a share if below 1), alike from each class, by the seed alone: (rest, held out)."""
+    """Splits off `count` pictures (a share if below 1), alike from each class, by the seed alone: (rest, held out).
+
+    The last picture of a class is left to learn from, so fewer may be held out. Raises InputError if none is.
+    """
     count = max(1, round(count * len(pictures))) if 0 < count < 1 else round(count)
     if not 0 < count < len(pictures):
         raise InputError(f"`holdout` (={count}) must lie between 1 and the {len(pictures)} training pictures.")
@@ -401,6 +404,10 @@ def hold_out(pictures: Pictures, count: float, seed: int) -> tuple[Pictures, Pic
     # Evenly spaced places in a list sorted by class take each class's share, to within one picture.
     taken = torch.zeros(len(pictures), dtype=torch.bool)
     taken[by_class[torch.linspace(0, len(pictures) - 1, count).round().long()]] = True
+    for label in set(pictures.labels.tolist()) - set(pictures.labels[~taken].tolist()):
+        taken[by_class[pictures.labels[by_class] == label][0]] = False
+    if not taken.any():
+        raise InputError(f"`holdout` (={count}) finds only classes of one picture: give a larger one, or more pictures.")
     return pictures.subset(~taken), pictures.subset(taken)
 
 

@@ -62,6 +62,15 @@ def test_holding_out_nothing_or_everything_is_refused(count):
         hold_out(labelled(10, 10), count, seed=0)
 
 
+def test_the_last_picture_of_a_class_is_not_held_out():
+    """Places are spread from the first to the last in a list sorted by class: these two are rare."""
+    learned, held_out = hold_out(labelled(1, 20, 2), 4, seed=0)
+    assert learned.labels.bincount().tolist()[0] == 1 and held_out.labels.tolist().count(0) == 0
+    assert len(learned) + len(held_out) == 23 and len(held_out) == 3
+    with pytest.raises(InputError, match="classes of one picture"):
+        hold_out(labelled(1, 1, 1), 2, seed=0)
+
+
 # ---- augmentation and normalisation -------------------------------------------------------------------------------
 
 
