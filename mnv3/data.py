@@ -407,7 +407,7 @@ def hold_out(pictures: Pictures, count: float, seed: int) -> tuple[Pictures, Pic
     for label in set(pictures.labels.tolist()) - set(pictures.labels[~taken].tolist()):
         taken[by_class[pictures.labels[by_class] == label][0]] = False
     if not taken.any():
-        raise InputError(f"`holdout` (={count}) finds only classes of one picture: give a larger one, or more pictures.")
+        raise InputError(f"`holdout` (={count}) finds only classes of one picture: give a larger one, or more files.")
     return pictures.subset(~taken), pictures.subset(taken)
 
 
