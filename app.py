@@ -718,7 +718,8 @@ async def cleaning(server) -> AsyncIterator[None]:
 class Bounded:
     """Refuses a request of more than MAX_BODY bytes, which Gradio would read whole and keep.
 
-    Its uploads alone go to disk piece by piece, each within MAX_UPLOAD. ASGI.
+    Its uploads alone go to disk piece by piece, each within MAX_UPLOAD. Nor are there deep links, which this page
+    doesn't offer: for one Gradio writes to disk what a session shows, and never deletes it. ASGI.
     """
 
     def __init__(self, app: Callable):
@@ -728,6 +729,8 @@ class Bounded:
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         if scope["type"] != "http" or path == "/gradio_api/upload":
             return await self.app(scope, receive, send)
+        if path == "/gradio_api/deep_link":
+            return await PlainTextResponse("There are no deep links here.", 404)(scope, receive, send)
         left = MAX_BODY
 
         async def counted():
