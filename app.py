@@ -141,7 +141,11 @@ def uploaded(path: str) -> str:
     Gradio checks where a file lies only if its sender added a `meta` field, so it is checked here: any file of the
     host could be read otherwise.
     """
-    if not is_in_or_equal(path, get_upload_folder()):
+    try:
+        here = is_in_or_equal(path, get_upload_folder())
+    except ValueError:  # a null or half a character, which no path has
+        here = False
+    if not here:
         raise refusal("This file was not uploaded here: upload it first.")
     return path
 
@@ -150,7 +154,9 @@ def files_as_sent(payload) -> list[tuple[str, str]]:
     """Gradio's file data -> (the name it had, the uploaded file's path) of each."""
     if payload is None:
         return []
-    return [(str(sent.orig_name or os.path.basename(sent.path)), uploaded(sent.path)) for sent in payload.root]
+    names = (str(sent.orig_name or os.path.basename(sent.path)) for sent in payload.root)
+    whole = (name.encode(errors="replace").decode() for name in names)  # half a character can't be sent back
+    return [(name, uploaded(sent.path)) for name, sent in zip(whole, payload.root, strict=True)]
 
 
 def as_sent(payload) -> str | bytes | None:
@@ -160,9 +166,9 @@ def as_sent(payload) -> str | bytes | None:
     if not (payload.url or "").startswith("data:"):
         return payload.path and uploaded(payload.path)
     about, _, content = payload.url.partition(",")
-    if not about.endswith(";base64"):
-        return unquote_to_bytes(content)
     try:
+        if not about.endswith(";base64"):
+            return unquote_to_bytes(content)
         return base64.b64decode(content, validate=True)
     except ValueError:
         return b"?"  # which open_picture refuses in its own words
@@ -712,7 +718,8 @@ async def cleaning(server) -> AsyncIterator[None]:
 class Bounded:
     """Refuses a request of more than MAX_BODY bytes, which Gradio would read whole and keep.
 
-    Its uploads alone go to disk piece by piece, each within MAX_UPLOAD. ASGI.
+    Its uploads alone go to disk piece by piece, each within MAX_UPLOAD. Nor are there deep links, which this page
+    doesn't offer: for one Gradio writes to disk what a session shows, and never deletes it. ASGI.
     """
 
     def __init__(self, app: Callable):
@@ -722,6 +729,8 @@ class Bounded:
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         if scope["type"] != "http" or path == "/gradio_api/upload":
             return await self.app(scope, receive, send)
+        if path == "/gradio_api/deep_link":
+            return await PlainTextResponse("There are no deep links here.", 404)(scope, receive, send)
         left = MAX_BODY
 
         async def counted():

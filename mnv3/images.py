@@ -16,6 +16,8 @@ import reprlib
 import struct
 import time
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -232,6 +234,7 @@ def _open(data, kind, enough=None):
         scale = _scale(image.size, enough)
         image.draft(None, (image.width // scale, image.height // scale))
     _mend_transparency(image)
+    _mend_planes(image)
     return image
 
 
@@ -303,6 +306,17 @@ def _mend_transparency(image):
         image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
+def _mend_planes(image):
+    """Let a TIFF's uncompressed planes of 16 bits be read so: Pillow takes each of their bytes for a pixel."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(284) == 2 and tags.get(258, (1,))[0] == 16:  # one colour after the other; bits of a sample
+        order = "L" if tags.prefix == b"II" else "B"
+        image.tile = [
+            tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:])) if tile.codec_name == "raw" else tile
+            for tile in image.tile
+        ]
+
+
 def _from_array(array):
     """(H,W), (H,W,1), (H,W,3) or (H,W,4) of bool, uint8, uint16, float in 0..1 -> PIL image."""
     if array.ndim not in (2, 3) or array.ndim == 3 and array.shape[2] not in (1, 3, 4):
@@ -329,7 +343,7 @@ def _to_8_bits(values, full):
     if values.dtype.itemsize == 1:
         return values
     if values.dtype.kind == "u":  # the high byte, as Pillow does for 16-bit RGB
-        return (values >> 8).astype(np.uint8)
+        return (values >> (4 if full == 4095 else 8)).astype(np.uint8)
     if values.dtype.kind == "i" and full == 65_535:  # 16 bits too, in a wider box: the same picture in either
         return (values.clip(0, full) >> 8).astype(np.uint8)
     scaled = np.nan_to_num(values.astype(np.float32), nan=0, posinf=full, neginf=0) * (255 / full)
@@ -343,23 +357,40 @@ def _strips(image):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _full_scale(image):
-    """What counts as white in modes I and F, which don't say: 1, 255 or 65535, the first that no
-    number exceeds, or else the largest number. Below 0 and NaN are black, infinity is white."""
+class _Numbers(NamedTuple):
+    """How the numbers of a picture of more than 8 bits are meant, where its mode doesn't say."""
+
+    white: float
+    unsigned: bool = False  # 32 bits, which Pillow gives as signed ones
+    inverted: bool = False  # 0 is white, which Pillow heeds for 8 bits only
+
+    def of(self, image):
+        values = np.asarray(image)
+        return values.view(np.uint32).astype(np.float64) if self.unsigned else values
+
+
+def _numbers(image):
+    """White in modes I and F is 1, 255 or 65535, the first that no number exceeds, or else the largest number. Below 0
+    and NaN are black, infinity is white."""
+    tags = getattr(image, "tag_v2", {})
+    bits, kind = (tags.get(tag, (1,))[0] for tag in (258, 339))  # of a sample
+    meant = _Numbers(255, (image.mode, bits, kind) == ("I", 32, 1), tags.get(262) == 0)
     if image.mode not in ("I", "F"):
-        return 255
-    arrays = (np.asarray(strip) for _, strip in _strips(image))
+        return meant._replace(white=4095 if bits == 12 else 255)
+    if image.mode == "I" and image.format == "PPM":  # scaled to 16 bits by Pillow, however dark
+        return meant._replace(white=65_535)
+    arrays = (meant.of(strip) for _, strip in _strips(image))
     largest = float(max(np.max(a, where=np.isfinite(a), initial=0) for a in arrays))
-    return next((full for full in (1, 255, 65_535) if largest <= full), largest)
+    return meant._replace(white=next((white for white in (1, 255, 65_535) if largest <= white), largest))
 
 
 def _upright_rgb(image):
     """A loaded picture of any mode -> a new RGB one, in strips: both at once may not fit."""
     shrink = 2 if image.width * image.height > HALVED_ABOVE else 1
-    full = _full_scale(image)
+    numbers = _numbers(image)
     result = Image.new("RGB", (-(-image.width // shrink), -(-image.height // shrink)))
     for top, strip in _strips(image):
-        rgb = _opaque_rgb(strip, full)
+        rgb = _opaque_rgb(strip, numbers)
         result.paste(rgb.reduce(shrink) if shrink > 1 else rgb, (0, top // shrink))
     if image.mode in ("RGB", "RGBA", "P"):
         _apply_profile(result, image.info.get("icc_profile"))
@@ -373,12 +404,14 @@ def _upright_rgb(image):
     return result if method is None else result.transpose(method)
 
 
-def _opaque_rgb(image, full):
+def _opaque_rgb(image, numbers):
     """One strip in RGB; what is transparent shows white, whatever colour hides beneath it."""
     clear = image.info.get("transparency")
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
-        grey = _to_8_bits(values, full)
+        values = numbers.of(image)
+        grey = _to_8_bits(values, numbers.white)
+        if numbers.inverted:
+            grey = 255 - grey
         if isinstance(clear, int):
             grey = np.where(values == clear, np.uint8(255), grey)
         return Image.fromarray(grey).convert("RGB")
@@ -402,14 +435,25 @@ def _apply_profile(picture, profile):
     """
     if not isinstance(profile, bytes) or len(profile) > MAX_PROFILE_BYTES or profile[16:20] != b"RGB ":
         return
-    if b"sRGB" in profile or b"\0s\0R\0G\0B" in profile:  # already what we want, as nearly all are
-        return
     try:
-        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        transform = ImageCms.buildTransform(embedded, ImageCms.createProfile("sRGB"), "RGB", "RGB")
-        ImageCms.applyTransform(picture, transform, inPlace=True)
+        if not _is_srgb(profile):
+            ImageCms.applyTransform(picture, _to_srgb(profile), inPlace=True)
     except Exception:  # a broken profile shows the picture's bare numbers, as viewers do
         return
+
+
+@lru_cache(8)
+def _is_srgb(profile):
+    """Whether it calls itself sRGB, as nearly all do, and is: GIMP's 'built-in Linear sRGB' isn't."""
+    if b"sRGB" not in profile and b"\0s\0R\0G\0B" not in profile:
+        return False
+    grey = ImageCms.applyTransform(Image.new("RGB", (1, 1), (128, 128, 128)), _to_srgb(profile))
+    return abs(grey.getpixel((0, 0))[1] - 128) < 16
+
+
+def _to_srgb(profile):
+    embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.buildTransform(embedded, ImageCms.createProfile("sRGB"), "RGB", "RGB")
 
 
 @dataclass(frozen=True)

@@ -438,7 +438,7 @@ def test_pictures_without_a_file(app, bundled):
     for sent in (data, data["url"], "data:image/png," + quote(FROG.read_bytes())):
         kind, answer = app.call("predict", sent, "Small", BUNDLED, 1)
         assert kind == "complete" and answer[0]["label"] == top(bundled["Small"], FROG)
-    for data in ("data:image/png;base64,AAAA", "data:image/png;base64,é", "data:,%%%"):
+    for data in ("data:image/png;base64,AAAA", "data:image/png;base64,é", "data:,%%%", "data:,\ud800"):
         kind, words = app.call("predict", {"url": data}, "Small", BUNDLED, 1)
         assert kind == "error" and one_sentence(words)
 
@@ -478,9 +478,11 @@ def test_uploads_come_with_the_names_they_had(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "get_upload_folder", lambda: str(tmp_path))
     sent = ListFiles(root=[{"path": str(tmp_path / "a" / "x.json"), "orig_name": "config.json"},
-                           {"path": str(tmp_path / "b" / "model.safetensors")}])  # fmt: skip
+                           {"path": str(tmp_path / "b" / "model.safetensors")},
+                           {"path": str(tmp_path / "c" / "half"), "orig_name": "half \ud83d.png"}])  # fmt: skip
     assert module.files_as_sent(sent) == [("config.json", str(tmp_path / "a" / "x.json")),
-                                          ("model.safetensors", str(tmp_path / "b" / "model.safetensors"))]  # fmt: skip
+                                          ("model.safetensors", str(tmp_path / "b" / "model.safetensors")),
+                                          ("half ?.png", str(tmp_path / "c" / "half"))]  # fmt: skip
     assert module.files_as_sent(None) == []
 
 
@@ -491,7 +493,8 @@ def test_checkpoints_to_compare_are_a_list(app):
 
 
 def test_a_bare_path_is_no_picture(app):
-    for picture, word in ((str(FROG), "not uploaded"), (["/etc/passwd"], "No picture"), (3, "No picture")):
+    for picture, word in ((str(FROG), "not uploaded"), ("\0", "not uploaded"), ({"path": "\ud800"}, "not uploaded"),
+                          (["/etc/passwd"], "No picture"), (3, "No picture")):  # fmt: skip
         kind, words = app.call("predict", picture, "Small", BUNDLED, 5)
         assert kind == "error" and word in one_sentence(words)
 

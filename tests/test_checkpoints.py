@@ -453,7 +453,9 @@ WRONG_GATES = {
     "not a number": ("mean.2", lambda a: a["mean.2"].__setitem__((0, 0), np.nan)),
     "a negative square": ("m2.2", lambda a: a["m2.2"].__setitem__((3, 0), -1)),
     "a negative count": ("n", lambda a: a["n"].__setitem__(4, -1)),
+    "a count that sums to infinity": ("n", lambda a: a | {"n": np.full(len(a["n"]), 1e308)}),
     "a gate above 1": ("mean.2", lambda a: a["mean.2"].__setitem__((0, 0), 1.5)),
+    "a spread beyond all gates": ("m2.1", lambda a: a["m2.1"].__setitem__((0, 0), 30)),
 }
 
 

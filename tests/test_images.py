@@ -199,6 +199,13 @@ def test_a_transparent_colour_at_every_depth(depth, colour, rows, clear, second)
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
+def tiff(bits, pixels, white=1, kind=1):
+    """16x16 grey pixels of `bits` bits; white 0 says that 0 is white, kind 3 that they are floats."""
+    tags = {256: 16, 257: 16, 258: bits, 259: 1, 262: white, 273: 134, 277: 1, 278: 16, 279: len(pixels), 339: kind}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
 def ramps():
     wide = RAMP.astype(np.uint16) * 257
     yield "PNG", encode(Image.fromarray(wide), "PNG")
@@ -214,6 +221,11 @@ def ramps():
         yield f"F to {top:g}", Image.fromarray((RAMP / 255 * top).astype(np.float32))
     yield "F TIFF", encode(Image.fromarray((RAMP / 255).astype(np.float32)), "TIFF")
     yield "PGM", b"P5 16 16 65535\n" + wide.astype(">u2").tobytes()
+    twelve = "".join(f"{value >> 4:012b}" for value in wide.flat)
+    yield "12-bit TIFF", tiff(12, int(twelve, 2).to_bytes(384))
+    yield "uint32 TIFF", tiff(32, (RAMP.astype("<u4") * 16_843_009).tobytes())
+    yield "inverted TIFF", tiff(16, (65_535 - wide).astype("<u2").tobytes(), white=0)
+    yield "inverted float TIFF", tiff(32, (1 - RAMP / 255).astype("<f4").tobytes(), white=0, kind=3)
     yield "uint16", wide
     yield ">u2", wide.astype(">u2")
     yield "float64", RAMP / 255
@@ -229,6 +241,28 @@ def test_a_ramp_is_scaled_and_never_clipped(source):
     shown = array(source).astype(int)
     assert np.abs(shown - RAMP[:, :, None]).max() <= 1
     assert len(np.unique(shown)) >= 255
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_planes_of_16_bits(order):
+    """A TIFF that holds one colour after the other, uncompressed."""
+    planes = np.array([[[60_000, 0], [30_000, 9_000]], [[0, 60_000], [200, 50_000]], [[1, 2], [65_535, 257]]])
+    whole = 8 + 2 + 9 * 12 + 4
+    tags = [(256, 1, 2), (257, 1, 2), (258, 3, whole), (259, 1, 1), (262, 1, 2), (273, 3, whole + 12), (277, 1, 3),
+            (279, 3, whole + 24), (284, 1, 2)]  # fmt: skip
+    page = b"".join(struct.pack(order + "HHII", tag, 4, count, value) for tag, count, value in tags)
+    lists = [16, 16, 16, *(whole + 36 + 8 * plane for plane in range(3)), 8, 8, 8]
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
+    pixels = planes.astype(order + "u2").tobytes()
+    file = start + page + bytes(4) + struct.pack(order + "9I", *lists) + pixels
+    assert (array(file) == planes.transpose(1, 2, 0) >> 8).all()
+
+
+def test_a_dark_picture_of_16_bits_stays_dark():
+    """Its largest number says nothing where the file says how many there are."""
+    values = np.full((4, 4), 200, np.uint16)
+    for dark in (b"P5 4 4 65535\n" + values.astype(">u2").tobytes(), encode(Image.fromarray(values), "PNG")):
+        assert not array(dark).any()
 
 
 def test_numbers_that_are_none():
@@ -291,6 +325,15 @@ def test_icc_profiles():
         image = green.copy()
         image.info["icc_profile"] = profile
         assert (array(image) == (0, 200, 0)).all()
+
+
+def test_a_profile_that_is_called_srgb_but_is_linear():
+    """As GIMP's 'built-in Linear sRGB', which it gives pictures that were worked on in linear light."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    curve = profile.index(b"para\0\0\0\0")  # one for all three
+    linear = profile[:curve] + b"curv" + bytes(8) + profile[curve + 12 :]
+    assert b"\0s\0R\0G\0B" in linear
+    assert (array(encode(Image.new("RGB", (8, 8), (55, 55, 55)), "PNG", icc_profile=linear)) == 128).all()
 
 
 def test_animations_show_their_first_frame():

@@ -77,6 +77,15 @@ def test_a_request_is_bounded_unless_it_is_an_upload(app):
     assert app.request("/gradio_api/upload", 2 * part + b"--x--\r\n", multipart)[0] == 200
 
 
+def test_no_deep_link_is_kept_on_disk(app):
+    """Nothing deletes what a session shows once Gradio has written it there."""
+    listeners = json.loads(app.get("/config")[1])["dependencies"]
+    number = listeners[0]["id"]
+    joined(app, number, ["Small", "cifar10-small", None])
+    assert app.get(f"/gradio_api/deep_link?session_hash=stranger{number}")[0] == 404
+    assert not (app.home / "gradio" / "deep_links").exists()
+
+
 def test_a_link_among_the_uploads_leads_nowhere(app):
     folder = app.home / "gradio" / "links"
     folder.mkdir(exist_ok=True)
