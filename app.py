@@ -702,6 +702,7 @@ async def cleaning(server) -> AsyncIterator[None]:
             pause = every
             try:
                 await to_thread.run_sync(delete_files_created_by_app, server.get_blocks(), age)
+                await to_thread.run_sync(delete_empty_folders, age)
             except RuntimeError:
                 pause = 0.1
             except OSError as error:  # a file that may not be deleted is no reason to try all the time
@@ -713,6 +714,15 @@ async def cleaning(server) -> AsyncIterator[None]:
     finally:
         task.cancel()
         delete_files_created_by_app(server.get_blocks(), None)
+
+
+def delete_empty_folders(age: float) -> None:
+    """Those of uploads, one for each content, in which nothing changed for `age` seconds; Gradio leaves them."""
+    with suppress(FileNotFoundError), os.scandir(get_upload_folder()) as folders:  # there is none before an upload
+        for folder in folders:
+            if folder.is_dir(follow_symlinks=False) and time.time() - folder.stat().st_mtime > age:
+                with suppress(OSError):  # it holds a file
+                    os.rmdir(folder)
 
 
 class Bounded:

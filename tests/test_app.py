@@ -830,8 +830,12 @@ def test_old_files_are_deleted_though_an_upload_comes_in_the_middle_of_it(tmp_pa
                 raise RuntimeError("Set changed size during iteration")
             return super().__iter__()
 
-    old, new = tmp_path / "old", tmp_path / "new"
+    old, new = tmp_path / "digest" / "old", tmp_path / "other" / "new"
+    for path in (old, new):
+        path.parent.mkdir()
     old.touch()
+    (new.parent / "kept").touch()
+    monkeypatch.setattr(module, "get_upload_folder", lambda: str(tmp_path))
     blocks = SimpleNamespace(blocks={}, temp_file_sets=[Growing({str(old)})])
     monkeypatch.setattr(module, "KEEP_FILES", (0.05, 0.01))
 
@@ -839,9 +843,10 @@ def test_old_files_are_deleted_though_an_upload_comes_in_the_middle_of_it(tmp_pa
         async with module.cleaning(SimpleNamespace(get_blocks=lambda: blocks)):
             for _ in range(500):
                 await asyncio.sleep(0.01)
-                if not old.exists():
+                if not old.parent.exists():
                     break
-            assert not old.exists() and blocks.temp_file_sets[0].passes >= 2
+            assert not old.parent.exists() and blocks.temp_file_sets[0].passes >= 2
+            assert (new.parent / "kept").exists()
             monkeypatch.setattr(module, "KEEP_FILES", (60, 60))
             new.touch()
             blocks.temp_file_sets[0].add(str(new))
