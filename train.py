@@ -37,7 +37,7 @@ from tqdm import tqdm
 from mnv3 import hub
 from mnv3.catalogue import load
 from mnv3.charts import confusion, confusion_matrix, curves, save_png
-from mnv3.checkpoints import FILES, LOG, Checkpoint, read_checkpoint, replace_file
+from mnv3.checkpoints import FILES, LOG, MAX_LABEL_LENGTH, Checkpoint, fits, is_utf8, read_checkpoint, replace_file
 from mnv3.data import Files, Pictures, Source, colour_statistics, hold_out, open_source
 from mnv3.errors import InputError
 from mnv3.images import Preprocessing
@@ -84,6 +84,12 @@ class Options:
         for name in ("private", "push_every"):
             if getattr(self, name) and not self.push_to_hub:
                 raise InputError(f"`{name}` (={getattr(self, name)}) needs --push-to-hub user/repo.")
+        # what the checkpoint can't hold would be found out once it is trained
+        for name in ("name", "data_note"):
+            if (text := getattr(self, name)) and not (fits(text) and text.strip()):
+                raise InputError(f"`{name}` (={text!r:.80}) must be 1 to {MAX_LABEL_LENGTH} characters of UTF-8.")
+        if not is_utf8(str(self.out)):
+            raise InputError(f"`out` (={str(self.out)!r:.80}) is no UTF-8: choose another --out.")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,6 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
     option("--private", action="store_true", help="make that repo a private one")
     option("--push-every", type=int, default=0, metavar="EPOCHS", help="publish along the way too, in the background")
     given = vars(parser.parse_args(arguments))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be one that can't be printed, as stderr knows
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = Options(**{f.name: given[f.name] for f in fields(Options)})
         with only_run_in(options.out):

@@ -6,7 +6,6 @@ import errno
 import http.client
 import math
 import multiprocessing
-import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, default_collate
 
-from .checkpoints import MAX_LABEL_LENGTH
+from .checkpoints import MAX_LABEL_LENGTH, fits
 from .errors import InputError
 from .images import Preprocessing, open_picture
 from .processes import cores, gathered, say, world
@@ -27,6 +26,7 @@ from .processes import cores, gathered, say, world
 PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"}
 MAX_RESIDENT = 4 * 2**30  # bytes of pictures kept in memory
 MAX_UNREADABLE = 0.01  # share of files that may be unreadable before the folder is refused
+ROOM = 50  # characters that train.py puts behind the folder's name in a checkpoint's name and data: variant, counts
 TEST_SHARE = 0.2  # of a folder that has no test pictures of its own
 DOWNLOADS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # what --data can name: torchvision.datasets' class
 POLICIES = {"none": None, "trivial": "TrivialAugmentWide", "rand": "RandAugment"}  # torchvision.transforms.v2's
@@ -258,6 +258,10 @@ def open_source(data: str, seed: int) -> Source:
         return Source(data, tuple(_dataset(data, True).classes), {})
     if not folder.is_dir():
         raise InputError(f"`data` (={folder.name!r:.80}) is no folder here: give one, or {' or '.join(DOWNLOADS)}.")
+    if not fits(folder.name + " " * ROOM):
+        most = MAX_LABEL_LENGTH - ROOM
+        wanted = f"at most {most} characters of UTF-8"
+        raise InputError(f"`data` (={folder.name!r:.80}) can't name a checkpoint: rename it to {wanted}.")
     inside = {child.name for child in folder.iterdir() if child.is_dir()}
     if "train" not in inside and not inside & {"test", "val"}:
         train, test = _split(find_classes(folder), seed)
@@ -355,25 +359,34 @@ def find_classes(folder: Path, classes: tuple[str, ...] | None = None) -> dict[s
     folder, an empty class or fewer than two classes.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder.name}/: the data folder needs train/ and test/ in it.")
-    found = {}
+        wanted = "train/ and test/ (or val/) in it, or the classes themselves, of which a share is split off"
+        raise InputError(f"There is no folder {folder.name}/: the data folder needs {wanted}.")
+    found, others = {}, []
     for child in sorted(child for child in folder.iterdir() if child.is_dir()):
         if _hidden(child):
             say(f"passed over {folder.name}/{child.name}, which is not a class")
             continue
-        files = sorted(p for p in child.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and p.name[0] != ".")
-        if len(child.name) > MAX_LABEL_LENGTH or re.search("[\ud800-\udfff]", child.name):  # bytes that are no UTF-8
+        inside = sorted(p for p in child.iterdir() if p.name[0] != ".")
+        files = [p for p in inside if p.suffix.lower() in PICTURE_ENDINGS]
+        others += [p for p in inside if p.suffix.lower() not in PICTURE_ENDINGS]
+        if not fits(child.name):
             wanted = f"at most {MAX_LABEL_LENGTH} characters of UTF-8"
             raise InputError(f"Class folder {child.name!r:.80} can't name a class: rename it to {wanted}.")
         if not files:
-            raise InputError(f"Class folder {folder.name}/{child.name} has no pictures: fill or remove it.")
+            deeper = any(p.is_dir() for p in inside)
+            remedy = "move them up from the folders in it, or give --data that" if deeper else "fill or remove it"
+            raise InputError(f"Class folder {folder.name}/{child.name} has no pictures: {remedy}.")
         if classes and child.name not in classes:
             raise InputError(f"{folder.name}/ has a class {child.name!r} that the training split lacks: remove it.")
         found[child.name] = files
+    if others:  # a class with half its pictures in a folder below, or of a kind that isn't read
+        first = "/".join(others[0].parts[-3:])
+        say(f"passed over {len(others)} in the classes' folders that are not pictures by their names: {first}, …")
     if classes and not found:
         raise InputError(f"{folder.name}/ has no class folder: put its pictures into {folder.name}/<class>/.")
     if len(found) < 2 and not classes:
-        raise InputError(f"{folder.name}/ has {len(found)} class folder: training needs at least two.")
+        count, wanted = len(found) or "no", f"two or more, {folder.name}/<class>/ for the pictures of each"
+        raise InputError(f"{folder.name}/ has {count} class folder: training needs {wanted}.")
     return found
 
 
@@ -393,9 +406,9 @@ def _report(split: str, unreadable: list[str], total: int, classes, found: Found
 
 def hold_out(pictures: Pictures, count: float, seed: int) -> tuple[Pictures, Pictures]:
     """Splits off `count` pictures (a share if below 1), alike from each class, by the seed alone: (rest, held out)."""
-    count = max(1, round(count * len(pictures))) if 0 < count < 1 else round(count)
+    asked, count = count, max(1, round(count * len(pictures))) if 0 < count < 1 else round(count)
     if not 0 < count < len(pictures):
-        raise InputError(f"`holdout` (={count}) must lie between 1 and the {len(pictures)} training pictures.")
+        raise InputError(f"`holdout` (={asked:g}) must be 1 or more and leave some of the {len(pictures)} pictures.")
     order = torch.randperm(len(pictures), generator=generator(seed, 0, 0))
     by_class = order[torch.argsort(pictures.labels[order], stable=True)]
     # Evenly spaced places in a list sorted by class take each class's share, to within one picture.

@@ -56,7 +56,7 @@ def test_what_is_held_out_is_decided_by_the_seed_alone():
     assert numbers(hold_out(everything, 60, seed=2)[1]) != first
 
 
-@pytest.mark.parametrize("count", [0, -1, 20, 21])
+@pytest.mark.parametrize("count", [0, -1, 20, 21, 0.99])
 def test_holding_out_nothing_or_everything_is_refused(count):
     with pytest.raises(InputError, match=rf"`holdout` \(={count}\)"):
         hold_out(labelled(10, 10), count, seed=0)
@@ -187,9 +187,26 @@ def test_an_empty_class_is_named(tmp_path):
         read_folder(tmp_path, 8)
 
 
+def test_pictures_a_folder_too_deep_are_called_so(tmp_path):
+    grown(tmp_path / "pets" / "photos", "cat", "dog")
+    with pytest.raises(InputError, match="pets/photos has no pictures: .* or give --data that"):
+        find_classes(tmp_path / "pets")
+
+
+def test_what_a_class_has_beside_pictures_is_told(tmp_path, capsys):
+    """A phone's .heic and a folder below were left out without a word."""
+    grown(tmp_path / "pets", "cat", "dog")
+    grown(tmp_path / "pets" / "cat", "more")
+    (tmp_path / "pets" / "dog" / "1.heic").touch()
+    (tmp_path / "pets" / "dog" / ".DS_Store").touch()
+    assert {name: len(files) for name, files in find_classes(tmp_path / "pets").items()} == {"cat": 3, "dog": 3}
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("passed over 2 in") and line.endswith("pets/cat/more, …")
+
+
 @pytest.mark.parametrize("classes", [(), ("only",)])
 def test_fewer_than_two_classes_are_refused(classes, tmp_path):
-    with pytest.raises(InputError, match=f"has {len(classes)} class.* at least two"):
+    with pytest.raises(InputError, match=f"has {len(classes) or 'no'} class.* two or more, .*/<class>/"):
         read_folder(grown(tmp_path, *classes), 8)
 
 

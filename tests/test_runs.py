@@ -179,6 +179,47 @@ def test_a_folder_that_holds_something_else_is_not_written_over(name, textures, 
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
 
 
+def test_an_out_that_is_a_file_is_named(textures, tmp_path, capsys):
+    (tmp_path / "notes").write_text("mine")
+    for out in (tmp_path / "notes", tmp_path / "notes" / "run"):
+        assert train.main(arguments(textures, out)) == 2
+        assert (said := last_line(capsys)).startswith("train.py: `out` (='") and "choose another --out" in said
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+NO_UTF8 = os.fsdecode(b"stra\xdfe")
+
+
+@pytest.mark.parametrize(
+    "option, text", [
+        ("name", "x" * 201), ("name", " "), ("name", NO_UTF8), ("data_note", "x" * 201), ("data_note", NO_UTF8),
+        ("out", NO_UTF8), ("data", NO_UTF8), ("data", "x" * 151),
+    ],
+    ids=lambda value: ascii(value)[:12],
+)  # fmt: skip
+def test_words_that_no_checkpoint_can_hold_are_refused_before_training(
+    option, text, textures, tmp_path, monkeypatch, capsys
+):
+    """They were found out at the last save, or in the folder that it left, which nothing could open."""
+    folder, out, more = textures, tmp_path / "run", []
+    if option == "data":
+        folder = shutil.copytree(textures, tmp_path / text)
+    elif option == "out":
+        out = tmp_path / text
+    else:
+        more = [f"--{option.replace('_', '-')}", text]
+    monkeypatch.setattr(train, "train_step", lambda *_: pytest.fail("a step was taken"))
+    assert train.main(arguments(folder, out, *more)) == 2
+    assert f"`{option}` (='" in (said := last_line(capsys)) and "UTF-8" in said
+
+
+def test_a_skipped_picture_whose_name_cannot_be_printed_ends_no_run(textures, tmp_path, capsys):
+    moved = shutil.copytree(textures, tmp_path / "moved")
+    (moved / "train" / CLASSES[0] / f"{NO_UTF8}.jpg").write_bytes(b"")
+    assert train.main(arguments(moved, tmp_path / "run", "--epochs", "1")) == 0
+    assert r"skipped 10/stra\udcdfe.jpg: " in capsys.readouterr().out
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(textures, stopped, capsys):
     state = (stopped / "last.pt").read_bytes()
     assert train.main(arguments(textures, stopped)) == 2
