@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ ROOM = 50  # characters that train.py puts behind the folder's name in a checkpo
 TEST_SHARE = 0.2  # of a folder that has no test pictures of its own
 DOWNLOADS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # what --data can name: torchvision.datasets' class
 POLICIES = {"none": None, "trivial": "TrivialAugmentWide", "rand": "RandAugment"}  # torchvision.transforms.v2's
+ENDED = RuntimeError, OSError, EOFError  # how a worker's end is told; a signal meant for the run may have ended it
 Found = dict[str, list[Path]]  # class name -> its picture files, in order
 
 
@@ -95,7 +97,7 @@ class Files:
         """As Pictures', from workers that read ahead in the run's order; a step out of turn starts them anew."""
         try:
             batch = self._next(recipe, step, share)
-        except (RuntimeError, OSError, EOFError):  # a worker was ended, by a signal that was meant for the run
+        except ENDED:
             self._ahead = None
             batch = self._next(recipe, step, share)
         images, labels = _whole(batch)
@@ -112,9 +114,14 @@ class Files:
     def evaluation(self, index: Tensor, normal: tuple[Tensor, Tensor], batch_size: int) -> Iterator[Tensor]:
         """Pictures as the app would preprocess them, in batches; `normal` is in the preprocessing already."""
         batches = [part.tolist() for part in index.cpu().split(batch_size)] if len(index) else []
-        for batch in _loader(_Evaluation(self), batches, self):
-            images = _whole(batch)
-            yield images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        coming = iter(_loader(_Evaluation(self), batches, self))
+        for done in range(len(batches)):
+            try:
+                batch = next(coming)
+            except ENDED:
+                coming = iter(_loader(_Evaluation(self), batches[done:], self))
+                batch = next(coming)
+            yield _whole(batch).to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
 
 
 class _Training:
@@ -187,10 +194,9 @@ class _Order:
 
 
 def _loader(dataset, batches, files: Files) -> DataLoader:
-    # forkserver: a fork of a process whose threads hold locks can hang. Its server imports what takes long, once: a
-    # worker would take 1.5 s and 280 MB of its own for it, at every start
+    if files.workers:
+        _fork_server()
     context = "forkserver" if files.workers else None
-    multiprocessing.set_forkserver_preload(["torch", "torchvision.transforms.v2"])
     pinned = files.device.type == "cuda"
     return DataLoader(
         _Items(dataset), batch_sampler=batches, num_workers=files.workers, multiprocessing_context=context,
@@ -198,11 +204,25 @@ def _loader(dataset, batches, files: Files) -> DataLoader:
     )  # fmt: skip
 
 
+def _fork_server() -> None:
+    """Starts what workers are forked from, unless it is there: a fork of a process whose threads hold locks can hang.
+
+    It imports what takes long, once: a worker would take 1.5 s and 280 MB of its own for it, at every start. Ctrl-C
+    signals all processes of a run, which decides itself when to stop, so server and workers have SIGINT blocked from
+    birth on. SIGTERM must end a worker, since it is how Python ends those that are left; a run that lost them so has
+    others.
+    """
+    multiprocessing.set_forkserver_preload(["torch", "torchvision.transforms.v2"])
+    resource_tracker.ensure_running()  # else the server starts it, and it lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C signals all processes of a run, which decides itself when to stop. SIGTERM must end a worker, since it is
-    # how Python ends those that are left; a run that lost them so has others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _policy(name: str):

@@ -3,9 +3,11 @@
 import errno
 import http.client
 import math
+import multiprocessing
 import os
 import re
 import shutil
+import signal
 import urllib.error
 from dataclasses import replace
 from pathlib import Path
@@ -433,6 +435,33 @@ def test_large_pictures_are_the_same_whatever_the_workers_and_wherever_the_run_g
     assert images.shape == (4, 3, 32, 32) and images.dtype == torch.uint8
     seen = torch.cat([labels for _, labels in straight[:3]])
     assert seen.bincount().tolist() == [6, 6]
+
+
+def test_ctrl_c_as_the_first_worker_is_started_ends_none(large):
+    """It comes to the server too, which needs seconds for its imports: a run ended in 'Connection refused'."""
+    server, helped = data.forkserver._forkserver, opened(large, workers=1)
+    server._stop()
+    data._fork_server()
+    started = server._forkserver_pid
+    os.kill(started, signal.SIGINT)
+    helped.training_batch(LARGE, 0)
+    worker = helped._ahead[1]._workers[0]
+    os.kill(worker.pid, signal.SIGINT)
+    for step in range(1, 6):  # more than a worker has ready
+        helped.training_batch(LARGE, step)
+    assert server._forkserver_pid == started and helped._ahead[1]._workers[0] is worker
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # here it is heard
+
+
+def test_a_worker_that_is_ended_while_pictures_are_measured_is_replaced(large):
+    batches, read = [], opened(large, workers=1).evaluation(torch.arange(12), MIDDLE, 2)
+    for number, batch in enumerate(read):
+        batches.append(batch)
+        if number == 1:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+                worker.join()
+    assert torch.equal(torch.cat(batches), torch.cat(list(opened(large).evaluation(torch.arange(12), MIDDLE, 2))))
 
 
 def test_the_same_picture_looks_otherwise_in_the_next_epoch_and_under_another_seed(large):
