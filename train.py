@@ -121,6 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         remedy = "make room and go on with --resume" if error.errno in FULL else "check --data and --out"
         reason = error.strerror or "a file can't be read or written"
+        if isinstance(error.filename, str | os.PathLike):
+            reason += f" ({'/'.join(Path(error.filename).parts[-2:])!r:.100})"
         print(f"train.py: {reason}: {remedy}. A state that was saved is whole.", file=sys.stderr)
         return 1
     except FloatingPointError as error:

@@ -372,6 +372,15 @@ def test_a_full_disk_is_one_sentence(textures, full_disk, tmp_path, capsys):
     assert "No space left" in last_line(capsys)
 
 
+def test_a_folder_that_may_not_be_read_is_named(textures, tmp_path, monkeypatch, capsys):
+    def forbidden(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "pets" / "cat"))
+
+    monkeypatch.setattr(train, "open_source", forbidden)
+    assert train.main(arguments(textures, tmp_path / "run")) == 1
+    assert last_line(capsys).startswith("train.py: Permission denied ('pets/cat'): check --data and --out.")
+
+
 # ---- what a run leaves --------------------------------------------------------------------------------------------
 
 
