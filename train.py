@@ -111,6 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = Options(**{f.name: given[f.name] for f in fields(Options)})
+        check_apart(options.out, given.get("data", ""))
         with only_run_in(options.out):
             device = usable(options.device)
             recipe, source = first_alone(lambda: chosen_recipe(given), device)
@@ -144,6 +145,15 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def check_apart(out: Path, data: str) -> None:
+    """Raises InputError if `out`, which isn't made yet, would be a class of the data, or curves.png one's picture."""
+    folder, inside = Path(data).expanduser().resolve(), out.resolve()
+    if data and folder in inside.parents:
+        parts = ("train", "test", "val")
+        if inside.relative_to(folder).parts[0] in parts or not (folder / "train").is_dir():
+            raise InputError(f"`out` (={str(out)!r:.80}) lies among the classes of --data: choose an --out elsewhere.")
 
 
 def usable(device: str) -> torch.device:
@@ -225,9 +235,12 @@ def notes(run: Run, learned: Pictures | Files) -> None:
 def go_on(run: Run, state: dict, learned: Pictures | Files, out: Path) -> None:
     """The saved run's state. Raises InputError if it learned from other pictures."""
     found = data_position(learned)
-    if changed := [f"{k}: {state[k]} → {v}" for k, v in found.items() if state[k] != v]:
+    if changed := [f"{k}: {state.get(k)} → {v}" for k, v in found.items() if state.get(k) != v]:
         raise InputError(f"The run in {out.name}/ learned from other pictures ({'; '.join(changed):.200}): give those.")
-    run.restore(state)
+    try:
+        run.restore(state)
+    except (KeyError, TypeError, ValueError, RuntimeError):  # it lacks a part, or a part is another network's
+        raise InputError(f"{out.name}/last.pt is another version's: start a new run with another --out.") from None
     say(f"resumed at step {run.step} of {run.recipe.epochs * steps_per_epoch(learned, run.recipe)}")
     if (before := state.get("processes", 1)) != (now := world()[1]):
         say(f"note: {before} processes before and {now} now draw otherwise: the same pictures in each step, but not "
@@ -246,6 +259,8 @@ def read(data: Source, recipe: Recipe, source: Checkpoint | None, workers: int):
         colours = preprocessing.mean, preprocessing.std
         if recipe.standardise and not source:
             colours = colour_statistics(learned)
+            if min(colours[1]) < 0.001:  # less than Preprocessing takes
+                raise InputError("The training pictures have one value throughout in a colour: give --no-standardise.")
         preprocessing = Preprocessing(recipe.size, recipe.size, preprocessing.interpolation, *colours)
     if "validation" in data.splits:
         return learned, data.read("validation", preprocessing, workers, progress("validation")), preprocessing

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,11 +24,13 @@ from training_help import (
     STEPS,
     arguments,
     differences,
+    grown,
     interrupted,
     last_line,
     new_run,
     noise,
     read_folder,
+    write,
 )
 
 import mnv3
@@ -187,6 +190,19 @@ def test_an_out_that_is_a_file_is_named(textures, tmp_path, capsys):
     assert (tmp_path / "notes").read_text() == "mine"
 
 
+@pytest.mark.parametrize("data, out", [("flat", "flat/run"), ("flat", "flat/a/run"), ("split", "split/train/run")])
+def test_an_out_among_the_classes_is_refused_and_not_made(data, out, tmp_path, monkeypatch, capsys):
+    """Its folder was a class without pictures, to this run and to every other, and then one of curves.png."""
+    grown(tmp_path / "flat", "a", "b")
+    grown(tmp_path / "split" / "train", "a", "b")
+    grown(tmp_path / "split" / "test", "a", "b")
+    monkeypatch.chdir(tmp_path)
+    assert train.main(arguments(data, Path(out))) == 2
+    assert f"`out` (='{out}') lies among the classes of --data" in last_line(capsys) and not Path(out).exists()
+    train.check_apart(Path("split/run"), "split")
+    train.check_apart(Path("runs/flat"), "flat")
+
+
 NO_UTF8 = os.fsdecode(b"stra\xdfe")
 
 
@@ -264,6 +280,26 @@ def test_resuming_with_other_pictures_is_refused(textures, stopped, tmp_path, ca
     next((moved / "train" / CLASSES[0]).iterdir()).unlink()
     assert train.main(arguments(moved, out, "--resume")) == 2
     assert "learned from other pictures (pictures: 96 → 95)" in last_line(capsys)
+
+
+@pytest.mark.parametrize("part", ["classes", "step", "optimiser"])
+def test_resuming_from_a_state_that_lacks_a_part_is_one_sentence(part, textures, stopped, tmp_path, capsys):
+    out = shutil.copytree(stopped, tmp_path / "run")
+    state = torch.load(out / "last.pt", weights_only=True)
+    del state[part]
+    torch.save(state, out / "last.pt")
+    assert train.main(arguments(textures, out, "--resume")) == 2
+    assert "give those" in (said := last_line(capsys)) or "another version's" in said
+
+
+def test_pictures_of_one_colour_are_refused_with_what_can_be_done(tmp_path, capsys):
+    for name in "ab":
+        for i in range(20):
+            write(tmp_path / "pets" / name / f"{i}.png", np.full((32, 32, 3), 7, np.uint8))
+    few = ("--holdout", "2", "--epochs", "1", "--early-epochs", "0")
+    assert train.main(arguments(tmp_path / "pets", tmp_path / "run", *few)) == 2
+    assert "give --no-standardise" in last_line(capsys)
+    assert train.main(arguments(tmp_path / "pets", tmp_path / "run", *few, "--no-standardise")) == 0
 
 
 def foreign(_):
