@@ -92,11 +92,18 @@ class Options:
             raise InputError(f"`out` (={str(self.out)!r:.80}) is no UTF-8: choose another --out.")
 
 
+def named_folder(text: str) -> Path:
+    """--out's; the empty text of a variable that isn't set would be the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' names no folder: give one, or '.'")
+    return Path(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     recipe_arguments(parser)
     option = parser.add_argument
-    option("--out", type=Path, required=True, help="folder for the checkpoint, the log and the state")
+    option("--out", type=named_folder, required=True, help="folder for the checkpoint, the log and the state")
     option("--resume", action="store_true", help="go on with the run in --out")
     option("--name", default="", help="the checkpoint's name (data and variant)")
     option("--data-note", default="", help="what the data is, in words, for the model card")

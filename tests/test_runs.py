@@ -203,6 +203,13 @@ def test_an_out_among_the_classes_is_refused_and_not_made(data, out, tmp_path, m
     train.check_apart(Path("runs/flat"), "flat")
 
 
+def test_an_out_without_a_name_is_not_the_folder_that_one_is_in(textures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        train.main(["--data", str(textures), "--out", ""])
+    assert "--out: '' names no folder: give one" in last_line(capsys) and list(tmp_path.iterdir()) == []
+
+
 NO_UTF8 = os.fsdecode(b"stra\xdfe")
 
 
