@@ -37,7 +37,7 @@ from tqdm import tqdm
 from mnv3 import hub
 from mnv3.catalogue import load
 from mnv3.charts import confusion, confusion_matrix, curves, save_png
-from mnv3.checkpoints import FILES, LOG, Checkpoint, read_checkpoint, replace_file
+from mnv3.checkpoints import FILES, LOG, MAX_LABEL_LENGTH, Checkpoint, fits, is_utf8, read_checkpoint, replace_file
 from mnv3.data import Files, Pictures, Source, colour_statistics, hold_out, open_source
 from mnv3.errors import InputError
 from mnv3.images import Preprocessing
@@ -84,13 +84,26 @@ class Options:
         for name in ("private", "push_every"):
             if getattr(self, name) and not self.push_to_hub:
                 raise InputError(f"`{name}` (={getattr(self, name)}) needs --push-to-hub user/repo.")
+        # what the checkpoint can't hold would be found out once it is trained
+        for name in ("name", "data_note"):
+            if (text := getattr(self, name)) and not (fits(text) and text.strip()):
+                raise InputError(f"`{name}` (={text!r:.80}) must be 1 to {MAX_LABEL_LENGTH} characters of UTF-8.")
+        if not is_utf8(str(self.out)):
+            raise InputError(f"`out` (={str(self.out)!r:.80}) is no UTF-8: choose another --out.")
+
+
+def named_folder(text: str) -> Path:
+    """--out's; the empty text of a variable that isn't set would be the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' names no folder: give one, or '.'")
+    return Path(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     recipe_arguments(parser)
     option = parser.add_argument
-    option("--out", type=Path, required=True, help="folder for the checkpoint, the log and the state")
+    option("--out", type=named_folder, required=True, help="folder for the checkpoint, the log and the state")
     option("--resume", action="store_true", help="go on with the run in --out")
     option("--name", default="", help="the checkpoint's name (data and variant)")
     option("--data-note", default="", help="what the data is, in words, for the model card")
@@ -101,8 +114,11 @@ def main(arguments: list[str] | None = None) -> int:
     option("--private", action="store_true", help="make that repo a private one")
     option("--push-every", type=int, default=0, metavar="EPOCHS", help="publish along the way too, in the background")
     given = vars(parser.parse_args(arguments))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be one that can't be printed, as stderr knows
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = Options(**{f.name: given[f.name] for f in fields(Options)})
+        check_apart(options.out, given.get("data", ""))
         with only_run_in(options.out):
             device = usable(options.device)
             recipe, source = first_alone(lambda: chosen_recipe(given), device)
@@ -113,6 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         remedy = "make room and go on with --resume" if error.errno in FULL else "check --data and --out"
         reason = error.strerror or "a file can't be read or written"
+        if isinstance(error.filename, str | os.PathLike):
+            reason += f" ({'/'.join(Path(error.filename).parts[-2:])!r:.100})"
         print(f"train.py: {reason}: {remedy}. A state that was saved is whole.", file=sys.stderr)
         return 1
     except FloatingPointError as error:
@@ -134,6 +152,15 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def check_apart(out: Path, data: str) -> None:
+    """Raises InputError if `out`, which isn't made yet, would be a class of the data, or curves.png one's picture."""
+    folder, inside = Path(data).expanduser().resolve(), out.resolve()
+    if data and folder in inside.parents:
+        parts = ("train", "test", "val")
+        if inside.relative_to(folder).parts[0] in parts or not (folder / "train").is_dir():
+            raise InputError(f"`out` (={str(out)!r:.80}) lies among the classes of --data: choose an --out elsewhere.")
 
 
 def usable(device: str) -> torch.device:
@@ -215,9 +242,12 @@ def notes(run: Run, learned: Pictures | Files) -> None:
 def go_on(run: Run, state: dict, learned: Pictures | Files, out: Path) -> None:
     """The saved run's state. Raises InputError if it learned from other pictures."""
     found = data_position(learned)
-    if changed := [f"{k}: {state[k]} → {v}" for k, v in found.items() if state[k] != v]:
+    if changed := [f"{k}: {state.get(k)} → {v}" for k, v in found.items() if state.get(k) != v]:
         raise InputError(f"The run in {out.name}/ learned from other pictures ({'; '.join(changed):.200}): give those.")
-    run.restore(state)
+    try:
+        run.restore(state)
+    except (KeyError, TypeError, ValueError, RuntimeError):  # it lacks a part, or a part is another network's
+        raise InputError(f"{out.name}/last.pt is another version's: start a new run with another --out.") from None
     say(f"resumed at step {run.step} of {run.recipe.epochs * steps_per_epoch(learned, run.recipe)}")
     if (before := state.get("processes", 1)) != (now := world()[1]):
         say(f"note: {before} processes before and {now} now draw otherwise: the same pictures in each step, but not "
@@ -236,6 +266,8 @@ def read(data: Source, recipe: Recipe, source: Checkpoint | None, workers: int):
         colours = preprocessing.mean, preprocessing.std
         if recipe.standardise and not source:
             colours = colour_statistics(learned)
+            if min(colours[1]) < 0.001:  # less than Preprocessing takes
+                raise InputError("The training pictures have one value throughout in a colour: give --no-standardise.")
         preprocessing = Preprocessing(recipe.size, recipe.size, preprocessing.interpolation, *colours)
     if "validation" in data.splits:
         return learned, data.read("validation", preprocessing, workers, progress("validation")), preprocessing

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import tempfile
 from collections import Counter
@@ -209,7 +210,7 @@ def read_config(folder: Path) -> dict:
     if data["format"] != FORMAT:
         raise InputError(f"{CONFIG} has format {str(data['format'])[:40]!r}: this version reads {FORMAT!r}.")
     for key in ("name", "data"):
-        if not isinstance(data[key], str) or not 0 < len(data[key]) <= MAX_LABEL_LENGTH:
+        if not fits(data[key]):
             raise InputError(f"{CONFIG}: `{key}` must be a text of 1 to {MAX_LABEL_LENGTH} characters.")
     spec = read_spec(data["spec"])
     labels = checked_labels(data["labels"], spec.num_classes)
@@ -220,13 +221,23 @@ def read_config(folder: Path) -> dict:
     return {**data, "spec": spec, "labels": labels, "preprocessing": preprocessing}
 
 
+def fits(text: object) -> bool:
+    """Whether config.json can hold it as a name, a class or the data in words: not too long, and UTF-8."""
+    return isinstance(text, str) and 0 < len(text) <= MAX_LABEL_LENGTH and is_utf8(text)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text of this machine can be written; bytes of a file name that are no UTF-8 become lone surrogates."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
 def checked_labels(labels: object, num_classes: int) -> tuple[str, ...]:
     """Class names, one per class; a name that comes twice (ImageNet's two cranes) gets its index behind it."""
     if not isinstance(labels, list | tuple) or len(labels) != num_classes:
         count = len(labels) if isinstance(labels, list | tuple) else "no"
         raise InputError(f"`labels` holds {count} names for {num_classes} classes: there must be one for each.")
     for label in labels:
-        if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL_LENGTH:
+        if not fits(label):
             raise InputError(f"`labels`: {label!r:.60} must be a text of 1 to {MAX_LABEL_LENGTH} characters.")
     count = Counter(labels)
     named = tuple(f"{label} ({i})" if count[label] > 1 else label for i, label in enumerate(labels))
@@ -324,6 +335,8 @@ def read_tensors(path: Path, model: Network) -> dict[str, Tensor]:
 
 
 def _open_safetensors(path: Path, most: int, framework: str = "pt"):
+    if not is_utf8(str(path)):
+        raise InputError(f"{path.name} lies in a folder whose name is no UTF-8 and can't be opened: rename it.")
     if not path.is_file():
         raise InputError(f"The folder has no {path.name}: it is not a whole checkpoint.")
     if path.stat().st_size > most:

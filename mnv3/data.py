@@ -6,11 +6,11 @@ import errno
 import http.client
 import math
 import multiprocessing
-import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, default_collate
 
-from .checkpoints import MAX_LABEL_LENGTH
+from .checkpoints import MAX_LABEL_LENGTH, fits
 from .errors import InputError
 from .images import Preprocessing, open_picture
 from .processes import cores, gathered, say, world
@@ -27,9 +27,11 @@ from .processes import cores, gathered, say, world
 PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"}
 MAX_RESIDENT = 4 * 2**30  # bytes of pictures kept in memory
 MAX_UNREADABLE = 0.01  # share of files that may be unreadable before the folder is refused
+ROOM = 50  # characters that train.py puts behind the folder's name in a checkpoint's name and data: variant, counts
 TEST_SHARE = 0.2  # of a folder that has no test pictures of its own
 DOWNLOADS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # what --data can name: torchvision.datasets' class
 POLICIES = {"none": None, "trivial": "TrivialAugmentWide", "rand": "RandAugment"}  # torchvision.transforms.v2's
+ENDED = RuntimeError, OSError, EOFError  # how a worker's end is told; a signal meant for the run may have ended it
 Found = dict[str, list[Path]]  # class name -> its picture files, in order
 
 
@@ -95,7 +97,7 @@ class Files:
         """As Pictures', from workers that read ahead in the run's order; a step out of turn starts them anew."""
         try:
             batch = self._next(recipe, step, share)
-        except (RuntimeError, OSError, EOFError):  # a worker was ended, by a signal that was meant for the run
+        except ENDED:
             self._ahead = None
             batch = self._next(recipe, step, share)
         images, labels = _whole(batch)
@@ -112,9 +114,14 @@ class Files:
     def evaluation(self, index: Tensor, normal: tuple[Tensor, Tensor], batch_size: int) -> Iterator[Tensor]:
         """Pictures as the app would preprocess them, in batches; `normal` is in the preprocessing already."""
         batches = [part.tolist() for part in index.cpu().split(batch_size)] if len(index) else []
-        for batch in _loader(_Evaluation(self), batches, self):
-            images = _whole(batch)
-            yield images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        coming = iter(_loader(_Evaluation(self), batches, self))
+        for done in range(len(batches)):
+            try:
+                batch = next(coming)
+            except ENDED:
+                coming = iter(_loader(_Evaluation(self), batches[done:], self))
+                batch = next(coming)
+            yield _whole(batch).to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
 
 
 class _Training:
@@ -187,10 +194,9 @@ class _Order:
 
 
 def _loader(dataset, batches, files: Files) -> DataLoader:
-    # forkserver: a fork of a process whose threads hold locks can hang. Its server imports what takes long, once: a
-    # worker would take 1.5 s and 280 MB of its own for it, at every start
+    if files.workers:
+        _fork_server()
     context = "forkserver" if files.workers else None
-    multiprocessing.set_forkserver_preload(["torch", "torchvision.transforms.v2"])
     pinned = files.device.type == "cuda"
     return DataLoader(
         _Items(dataset), batch_sampler=batches, num_workers=files.workers, multiprocessing_context=context,
@@ -198,11 +204,25 @@ def _loader(dataset, batches, files: Files) -> DataLoader:
     )  # fmt: skip
 
 
+def _fork_server() -> None:
+    """Starts what workers are forked from, unless it is there: a fork of a process whose threads hold locks can hang.
+
+    It imports what takes long, once: a worker would take 1.5 s and 280 MB of its own for it, at every start. Ctrl-C
+    signals all processes of a run, which decides itself when to stop, so server and workers have SIGINT blocked from
+    birth on. SIGTERM must end a worker, since it is how Python ends those that are left; a run that lost them so has
+    others.
+    """
+    multiprocessing.set_forkserver_preload(["torch", "torchvision.transforms.v2"])
+    resource_tracker.ensure_running()  # else the server starts it, and it lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C signals all processes of a run, which decides itself when to stop. SIGTERM must end a worker, since it is
-    # how Python ends those that are left; a run that lost them so has others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _policy(name: str):
@@ -258,6 +278,10 @@ def open_source(data: str, seed: int) -> Source:
         return Source(data, tuple(_dataset(data, True).classes), {})
     if not folder.is_dir():
         raise InputError(f"`data` (={folder.name!r:.80}) is no folder here: give one, or {' or '.join(DOWNLOADS)}.")
+    if not fits(folder.name + " " * ROOM):
+        most = MAX_LABEL_LENGTH - ROOM
+        wanted = f"at most {most} characters of UTF-8"
+        raise InputError(f"`data` (={folder.name!r:.80}) can't name a checkpoint: rename it to {wanted}.")
     inside = {child.name for child in folder.iterdir() if child.is_dir()}
     if "train" not in inside and not inside & {"test", "val"}:
         train, test = _split(find_classes(folder), seed)
@@ -355,25 +379,34 @@ def find_classes(folder: Path, classes: tuple[str, ...] | None = None) -> dict[s
     folder, an empty class or fewer than two classes.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder.name}/: the data folder needs train/ and test/ in it.")
-    found = {}
+        wanted = "train/ and test/ (or val/) in it, or the classes themselves, of which a share is split off"
+        raise InputError(f"There is no folder {folder.name}/: the data folder needs {wanted}.")
+    found, others = {}, []
     for child in sorted(child for child in folder.iterdir() if child.is_dir()):
         if _hidden(child):
             say(f"passed over {folder.name}/{child.name}, which is not a class")
             continue
-        files = sorted(p for p in child.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and p.name[0] != ".")
-        if len(child.name) > MAX_LABEL_LENGTH or re.search("[\ud800-\udfff]", child.name):  # bytes that are no UTF-8
+        inside = sorted(p for p in child.iterdir() if p.name[0] != ".")
+        files = [p for p in inside if p.suffix.lower() in PICTURE_ENDINGS]
+        others += [p for p in inside if p.suffix.lower() not in PICTURE_ENDINGS]
+        if not fits(child.name):
             wanted = f"at most {MAX_LABEL_LENGTH} characters of UTF-8"
             raise InputError(f"Class folder {child.name!r:.80} can't name a class: rename it to {wanted}.")
         if not files:
-            raise InputError(f"Class folder {folder.name}/{child.name} has no pictures: fill or remove it.")
+            deeper = any(p.is_dir() for p in inside)
+            remedy = "move them up from the folders in it, or give --data that" if deeper else "fill or remove it"
+            raise InputError(f"Class folder {folder.name}/{child.name} has no pictures: {remedy}.")
         if classes and child.name not in classes:
             raise InputError(f"{folder.name}/ has a class {child.name!r} that the training split lacks: remove it.")
         found[child.name] = files
+    if others:  # a class with half its pictures in a folder below, or of a kind that isn't read
+        first = "/".join(others[0].parts[-3:])
+        say(f"passed over {len(others)} in the classes' folders that are not pictures by their names: {first}, …")
     if classes and not found:
         raise InputError(f"{folder.name}/ has no class folder: put its pictures into {folder.name}/<class>/.")
     if len(found) < 2 and not classes:
-        raise InputError(f"{folder.name}/ has {len(found)} class folder: training needs at least two.")
+        count, wanted = len(found) or "no", f"two or more, {folder.name}/<class>/ for the pictures of each"
+        raise InputError(f"{folder.name}/ has {count} class folder: training needs {wanted}.")
     return found
 
 
@@ -396,9 +429,9 @@ def hold_out(pictures: Pictures, count: float, seed: int) -> tuple[Pictures, Pic
 
     The last picture of a class is left to learn from, so fewer may be held out. Raises InputError if none is.
     """
-    count = max(1, round(count * len(pictures))) if 0 < count < 1 else round(count)
+    asked, count = count, max(1, round(count * len(pictures))) if 0 < count < 1 else round(count)
     if not 0 < count < len(pictures):
-        raise InputError(f"`holdout` (={count}) must lie between 1 and the {len(pictures)} training pictures.")
+        raise InputError(f"`holdout` (={asked:g}) must be 1 or more and leave some of the {len(pictures)} pictures.")
     order = torch.randperm(len(pictures), generator=generator(seed, 0, 0))
     by_class = order[torch.argsort(pictures.labels[order], stable=True)]
     # Evenly spaced places in a list sorted by class take each class's share, to within one picture.
@@ -407,7 +440,7 @@ def hold_out(pictures: Pictures, count: float, seed: int) -> tuple[Pictures, Pic
     for label in set(pictures.labels.tolist()) - set(pictures.labels[~taken].tolist()):
         taken[by_class[pictures.labels[by_class] == label][0]] = False
     if not taken.any():
-        raise InputError(f"`holdout` (={count}) finds only classes of one picture: give a larger one, or more files.")
+        raise InputError(f"`holdout` (={asked}) finds only classes of one picture: give a larger one, or more files.")
     return pictures.subset(~taken), pictures.subset(taken)
 
 

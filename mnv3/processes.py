@@ -99,7 +99,11 @@ def only_run_in(folder: Path) -> Iterator[None]:
     The lock is the system's, on the folder itself: it goes with the process however that ends, and leaves no file.
     Of several processes the first has it. Raises InputError if another run is at work there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file has its name, or it may not be made there
+        why = f"can't be a folder ({error.strerror})"
+        raise InputError(f"`out` (={str(folder)!r:.80}) {why}: choose another --out.") from None
     if fcntl is None or os.environ.get("RANK", "0") != "0":
         yield
         return

@@ -3,9 +3,11 @@
 import errno
 import http.client
 import math
+import multiprocessing
 import os
 import re
 import shutil
+import signal
 import urllib.error
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +58,7 @@ def test_what_is_held_out_is_decided_by_the_seed_alone():
     assert numbers(hold_out(everything, 60, seed=2)[1]) != first
 
 
-@pytest.mark.parametrize("count", [0, -1, 20, 21])
+@pytest.mark.parametrize("count", [0, -1, 20, 21, 0.99])
 def test_holding_out_nothing_or_everything_is_refused(count):
     with pytest.raises(InputError, match=rf"`holdout` \(={count}\)"):
         hold_out(labelled(10, 10), count, seed=0)
@@ -196,9 +198,26 @@ def test_an_empty_class_is_named(tmp_path):
         read_folder(tmp_path, 8)
 
 
+def test_pictures_a_folder_too_deep_are_called_so(tmp_path):
+    grown(tmp_path / "pets" / "photos", "cat", "dog")
+    with pytest.raises(InputError, match="pets/photos has no pictures: .* or give --data that"):
+        find_classes(tmp_path / "pets")
+
+
+def test_what_a_class_has_beside_pictures_is_told(tmp_path, capsys):
+    """A phone's .heic and a folder below were left out without a word."""
+    grown(tmp_path / "pets", "cat", "dog")
+    grown(tmp_path / "pets" / "cat", "more")
+    (tmp_path / "pets" / "dog" / "1.heic").touch()
+    (tmp_path / "pets" / "dog" / ".DS_Store").touch()
+    assert {name: len(files) for name, files in find_classes(tmp_path / "pets").items()} == {"cat": 3, "dog": 3}
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("passed over 2 in") and line.endswith("pets/cat/more, …")
+
+
 @pytest.mark.parametrize("classes", [(), ("only",)])
 def test_fewer_than_two_classes_are_refused(classes, tmp_path):
-    with pytest.raises(InputError, match=f"has {len(classes)} class.* at least two"):
+    with pytest.raises(InputError, match=f"has {len(classes) or 'no'} class.* two or more, .*/<class>/"):
         read_folder(grown(tmp_path, *classes), 8)
 
 
@@ -425,6 +444,33 @@ def test_large_pictures_are_the_same_whatever_the_workers_and_wherever_the_run_g
     assert images.shape == (4, 3, 32, 32) and images.dtype == torch.uint8
     seen = torch.cat([labels for _, labels in straight[:3]])
     assert seen.bincount().tolist() == [6, 6]
+
+
+def test_ctrl_c_as_the_first_worker_is_started_ends_none(large):
+    """It comes to the server too, which needs seconds for its imports: a run ended in 'Connection refused'."""
+    server, helped = data.forkserver._forkserver, opened(large, workers=1)
+    server._stop()
+    data._fork_server()
+    started = server._forkserver_pid
+    os.kill(started, signal.SIGINT)
+    helped.training_batch(LARGE, 0)
+    worker = helped._ahead[1]._workers[0]
+    os.kill(worker.pid, signal.SIGINT)
+    for step in range(1, 6):  # more than a worker has ready
+        helped.training_batch(LARGE, step)
+    assert server._forkserver_pid == started and helped._ahead[1]._workers[0] is worker
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # here it is heard
+
+
+def test_a_worker_that_is_ended_while_pictures_are_measured_is_replaced(large):
+    batches, read = [], opened(large, workers=1).evaluation(torch.arange(12), MIDDLE, 2)
+    for number, batch in enumerate(read):
+        batches.append(batch)
+        if number == 1:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+                worker.join()
+    assert torch.equal(torch.cat(batches), torch.cat(list(opened(large).evaluation(torch.arange(12), MIDDLE, 2))))
 
 
 def test_the_same_picture_looks_otherwise_in_the_next_epoch_and_under_another_seed(large):

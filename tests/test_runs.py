@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,11 +24,13 @@ from training_help import (
     STEPS,
     arguments,
     differences,
+    grown,
     interrupted,
     last_line,
     new_run,
     noise,
     read_folder,
+    write,
 )
 
 import mnv3
@@ -179,6 +182,67 @@ def test_a_folder_that_holds_something_else_is_not_written_over(name, textures, 
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
 
 
+def test_an_out_that_is_a_file_is_named(textures, tmp_path, capsys):
+    (tmp_path / "notes").write_text("mine")
+    for out in (tmp_path / "notes", tmp_path / "notes" / "run"):
+        assert train.main(arguments(textures, out)) == 2
+        assert (said := last_line(capsys)).startswith("train.py: `out` (='") and "choose another --out" in said
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+@pytest.mark.parametrize("data, out", [("flat", "flat/run"), ("flat", "flat/a/run"), ("split", "split/train/run")])
+def test_an_out_among_the_classes_is_refused_and_not_made(data, out, tmp_path, monkeypatch, capsys):
+    """Its folder was a class without pictures, to this run and to every other, and then one of curves.png."""
+    grown(tmp_path / "flat", "a", "b")
+    grown(tmp_path / "split" / "train", "a", "b")
+    grown(tmp_path / "split" / "test", "a", "b")
+    monkeypatch.chdir(tmp_path)
+    assert train.main(arguments(data, Path(out))) == 2
+    assert f"`out` (='{out}') lies among the classes of --data" in last_line(capsys) and not Path(out).exists()
+    train.check_apart(Path("split/run"), "split")
+    train.check_apart(Path("runs/flat"), "flat")
+
+
+def test_an_out_without_a_name_is_not_the_folder_that_one_is_in(textures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        train.main(["--data", str(textures), "--out", ""])
+    assert "--out: '' names no folder: give one" in last_line(capsys) and list(tmp_path.iterdir()) == []
+
+
+NO_UTF8 = os.fsdecode(b"stra\xdfe")
+
+
+@pytest.mark.parametrize(
+    "option, text", [
+        ("name", "x" * 201), ("name", " "), ("name", NO_UTF8), ("data_note", "x" * 201), ("data_note", NO_UTF8),
+        ("out", NO_UTF8), ("data", NO_UTF8), ("data", "x" * 151),
+    ],
+    ids=lambda value: ascii(value)[:12],
+)  # fmt: skip
+def test_words_that_no_checkpoint_can_hold_are_refused_before_training(
+    option, text, textures, tmp_path, monkeypatch, capsys
+):
+    """They were found out at the last save, or in the folder that it left, which nothing could open."""
+    folder, out, more = textures, tmp_path / "run", []
+    if option == "data":
+        folder = shutil.copytree(textures, tmp_path / text)
+    elif option == "out":
+        out = tmp_path / text
+    else:
+        more = [f"--{option.replace('_', '-')}", text]
+    monkeypatch.setattr(train, "train_step", lambda *_: pytest.fail("a step was taken"))
+    assert train.main(arguments(folder, out, *more)) == 2
+    assert f"`{option}` (='" in (said := last_line(capsys)) and "UTF-8" in said
+
+
+def test_a_skipped_picture_whose_name_cannot_be_printed_ends_no_run(textures, tmp_path, capsys):
+    moved = shutil.copytree(textures, tmp_path / "moved")
+    (moved / "train" / CLASSES[0] / f"{NO_UTF8}.jpg").write_bytes(b"")
+    assert train.main(arguments(moved, tmp_path / "run", "--epochs", "1")) == 0
+    assert r"skipped 10/stra\udcdfe.jpg: " in capsys.readouterr().out
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(textures, stopped, capsys):
     state = (stopped / "last.pt").read_bytes()
     assert train.main(arguments(textures, stopped)) == 2
@@ -223,6 +287,26 @@ def test_resuming_with_other_pictures_is_refused(textures, stopped, tmp_path, ca
     next((moved / "train" / CLASSES[0]).iterdir()).unlink()
     assert train.main(arguments(moved, out, "--resume")) == 2
     assert "learned from other pictures (pictures: 96 → 95)" in last_line(capsys)
+
+
+@pytest.mark.parametrize("part", ["classes", "step", "optimiser"])
+def test_resuming_from_a_state_that_lacks_a_part_is_one_sentence(part, textures, stopped, tmp_path, capsys):
+    out = shutil.copytree(stopped, tmp_path / "run")
+    state = torch.load(out / "last.pt", weights_only=True)
+    del state[part]
+    torch.save(state, out / "last.pt")
+    assert train.main(arguments(textures, out, "--resume")) == 2
+    assert "give those" in (said := last_line(capsys)) or "another version's" in said
+
+
+def test_pictures_of_one_colour_are_refused_with_what_can_be_done(tmp_path, capsys):
+    for name in "ab":
+        for i in range(20):
+            write(tmp_path / "pets" / name / f"{i}.png", np.full((32, 32, 3), 7, np.uint8))
+    few = ("--holdout", "2", "--epochs", "1", "--early-epochs", "0")
+    assert train.main(arguments(tmp_path / "pets", tmp_path / "run", *few)) == 2
+    assert "give --no-standardise" in last_line(capsys)
+    assert train.main(arguments(tmp_path / "pets", tmp_path / "run", *few, "--no-standardise")) == 0
 
 
 def foreign(_):
@@ -329,6 +413,15 @@ def test_a_save_that_breaks_off_leaves_the_last_state_whole(textures, straight, 
 def test_a_full_disk_is_one_sentence(textures, full_disk, tmp_path, capsys):
     assert train.main(arguments(textures, tmp_path / "run")) == 1
     assert "No space left" in last_line(capsys)
+
+
+def test_a_folder_that_may_not_be_read_is_named(textures, tmp_path, monkeypatch, capsys):
+    def forbidden(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "pets" / "cat"))
+
+    monkeypatch.setattr(train, "open_source", forbidden)
+    assert train.main(arguments(textures, tmp_path / "run")) == 1
+    assert last_line(capsys).startswith("train.py: Permission denied ('pets/cat'): check --data and --out.")
 
 
 # ---- what a run leaves --------------------------------------------------------------------------------------------
