@@ -246,6 +246,8 @@ def go_on(run: Run, state: dict, learned: Pictures | Files, out: Path) -> None:
         raise InputError(f"The run in {out.name}/ learned from other pictures ({'; '.join(changed):.200}): give those.")
     try:
         run.restore(state)
+    except torch.OutOfMemoryError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError):  # it lacks a part, or a part is another network's
         raise InputError(f"{out.name}/last.pt is another version's: start a new run with another --out.") from None
     say(f"resumed at step {run.step} of {run.recipe.epochs * steps_per_epoch(learned, run.recipe)}")
