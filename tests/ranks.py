@@ -1,4 +1,4 @@
-"""What each process of test_processes.py does: torchrun ranks.py stop|work TEXTURES FOLDER."""
+"""What each process of test_processes.py does: torchrun ranks.py TEXTURES FOLDER."""
 
 import contextlib
 import io
@@ -16,23 +16,30 @@ import train
 from mnv3 import data, training
 from mnv3.data import Pictures, open_source
 from mnv3.images import Preprocessing
+from mnv3.processes import meet
 
 
 def stop(textures, folder, rank):
-    """A run that waits after step 8, in the second process, until the test has sent it SIGTERM."""
-    true_step = train.train_step
+    """A run that waits after step 8, in the second process, until the test has sent it SIGTERM.
+
+    Its exit status, this process's last step and that of the saved state, and the folder's files.
+    """
+    true_step, done = train.train_step, []
 
     def step(run, *rest):
         result = true_step(run, *rest)
-        (folder / f"step of {rank}").write_text(str(run.step))
+        done.append(run.step)
         if run.step == 8 and rank == 1:
             (folder / "process").write_text(str(os.getpid()))
             while not (folder / "sent").exists():
                 time.sleep(0.01)
         return result
 
-    train.train_step = step
-    return train.main(arguments(textures, folder / "stopped"))
+    train.train_step, out = step, folder / "stopped"
+    status = train.main(arguments(textures, out))
+    train.train_step = true_step
+    state = torch.load(out / "last.pt", weights_only=True)
+    return status, done[-1], state["step"], sorted(path.name for path in out.iterdir())
 
 
 def odd():
@@ -80,11 +87,13 @@ def gradient(accumulate):
 
 
 def work(textures, folder, rank):
-    """All else, in one process group: whole runs end theirs."""
+    """All in one process group: whole runs end theirs."""
     end, training.dist.destroy_process_group = training.dist.destroy_process_group, lambda: None
+    stopped = stop(textures, folder, rank)
+    meet(torch.device("cpu"))  # both have looked at the folder
     again = train.main(arguments(textures, folder / "stopped", "--resume"))
     straight = train.main(arguments(textures, folder / "straight"))
-    found = {"status": [again, straight], "measured": measured(textures), "steps": steps()}
+    found = {"stopped": stopped, "status": [again, straight], "measured": measured(textures), "steps": steps()}
     found |= {"gradient": gradient(1), "in parts": gradient(2)}
     training.dist.destroy_process_group = end
     torch.save({**found, "refused": refused(folder)}, folder / f"rank {rank}")
@@ -98,5 +107,4 @@ def refused(folder):
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    what, *paths = sys.argv[1:]
-    sys.exit({"stop": stop, "work": work}[what](*map(Path, paths), int(os.environ["RANK"])))
+    work(*map(Path, sys.argv[1:]), int(os.environ["RANK"]))

@@ -34,41 +34,29 @@ def torchrun(*words):
 
 
 @pytest.fixture(scope="module")
-def stopped(textures, tmp_path_factory):
-    """(folder, what was said): a run of two, the second of which got SIGTERM after step 8."""
+def two(textures, tmp_path_factory):
+    """What each of two processes found, their folder, and what was said; the second got SIGTERM in their first run."""
     folder = tmp_path_factory.mktemp("ranks")
-    with torchrun("stop", textures, folder) as runner:
+    with torchrun(textures, folder) as runner:
         deadline = time.monotonic() + 120
         while not (folder / "process").exists() or not (folder / "process").read_text():
             assert runner.poll() is None and time.monotonic() < deadline, runner.stdout.read()
             time.sleep(0.02)
         os.kill(int((folder / "process").read_text()), signal.SIGTERM)
         (folder / "sent").touch()
-        said, _ = runner.communicate(timeout=60)
-    return folder, said
-
-
-def test_all_processes_stop_at_the_same_step_when_one_is_told_to(stopped):
-    folder, said = stopped
-    assert said.count("stopped and saved at step 9") == 1, said
-    assert [(folder / f"step of {rank}").read_text() for rank in (0, 1)] == ["9", "9"]
-    assert {path.name for path in (folder / "stopped").iterdir()} == {"last.pt", "log.csv"}
-
-
-@pytest.fixture(scope="module")
-def two(stopped, textures):
-    """What each of two processes found, and the folder of their runs, one of them resumed."""
-    folder, _ = stopped
-    state = torch.load(folder / "stopped" / "last.pt", weights_only=True)
-    assert state["step"] == 9
-    with torchrun("work", textures, folder) as runner:
         said, _ = runner.communicate(timeout=120)
     assert runner.returncode == 0, said
-    return [torch.load(folder / f"rank {rank}", weights_only=True) for rank in (0, 1)], folder
+    return [torch.load(folder / f"rank {rank}", weights_only=True) for rank in (0, 1)], folder, said
+
+
+def test_all_processes_stop_at_the_same_step_when_one_is_told_to(two):
+    found, folder, said = two
+    assert said.count("stopped and saved at step 9") == 1, said
+    assert [f["stopped"] for f in found] == [(130, 9, 9, ["last.pt", "log.csv"])] * 2
 
 
 def test_a_run_of_two_that_was_stopped_and_resumed_is_the_same_run(two):
-    found, folder = two
+    found, folder, _ = two
     assert [f["status"] for f in found] == [[0, 0], [0, 0]]
     assert differences(folder / "stopped", folder / "straight") == []
 
