@@ -20,7 +20,7 @@ from tests.benchmarks.timing import medians, report, turns
 
 RESULT = Path(__file__).with_name("cost.json")
 SIDES, BATCHES, WIDTHS = (96, 128, 160, 192, 224, 256, 288, 320), (1, 2, 4, 8, 16, 32, 64), (0.35, 0.5, 0.75, 1.0, 1.25)
-ROUNDS, SETTLE, CALLS = 5, 2, 3
+ROUNDS, SETTLE, CALLS = 9, 2, 3
 PICTURES = 100
 
 
