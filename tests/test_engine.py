@@ -187,6 +187,15 @@ def test_a_wrong_graph_never_serves(writer, change, nets, structured, monkeypatc
     assert engine.disagreement(engine.run(fresh, structured(1, 64)), slow) == 0
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_graph_that_gives_no_number_anywhere_is_wrong(place, nets, structured):
+    """Python's max passes over a NaN that isn't the first."""
+    fast, slow = both(nets["Small"], structured(1, 64), False)
+    energy = [each.copy() for each in fast.energy]
+    energy[place][:] = np.nan
+    assert not engine.disagreement(fast._replace(energy=energy), slow) <= engine.MOST_APART
+
+
 def test_a_network_that_no_graph_is_written_for_runs_in_torch(nets, structured, caplog):
     fresh = replace(nets["Small"], model=network(SPECS["Small"]).eval())
     fresh.model.features[1] = torch.nn.Sequential(fresh.model.features[1])
