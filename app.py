@@ -270,7 +270,7 @@ def compare_many(files, weights: str, columns: list[str] | None):
         yield compare.many(rows, checkpoints, len(files))
         for found in compare.look_at(files[: compare.MOST_PICTURES], checkpoints):
             rows += found
-            if time.monotonic() - shown > 1:
+            if time.monotonic() - shown > compare.WAIT:
                 shown = time.monotonic()
                 yield compare.many(rows, checkpoints, len(files))
     except InputError as error:
@@ -468,7 +468,7 @@ def build_demo() -> gr.Blocks:
         _wire(tab, target, inside, columns, image, model, weights, button, bell,
               (look_tab, compare_tab, classes_tab), [label, notes, pictures, panel, comparison])  # fmt: skip
         _fetching(fetch_weights, weights, fetched, [notes, comparison, class_shown])
-        _endpoints(choice.default_family())
+        _endpoints(weights.value)
     demo.queue(max_size=QUEUE, default_concurrency_limit=AT_ONCE)
     return demo
 

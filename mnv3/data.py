@@ -200,7 +200,7 @@ def _loader(dataset, batches, files: Files) -> DataLoader:
     pinned = files.device.type == "cuda"
     return DataLoader(
         _Items(dataset), batch_sampler=batches, num_workers=files.workers, multiprocessing_context=context,
-        pin_memory=pinned, collate_fn=_batch, worker_init_fn=_start_worker,
+        pin_memory=pinned, collate_fn=_batch,
     )  # fmt: skip
 
 
@@ -219,10 +219,6 @@ def _fork_server() -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(_worker: int) -> None:
-    torch.set_num_threads(1)
 
 
 def _policy(name: str):

@@ -56,11 +56,15 @@ def test_compare_large_and_small(page, explained):
     wait_for(page, explained("Large", TRUCK))
 
 
-def test_a_failed_download_is_told_in_the_open_tab(page, explained):
+def compare_the_frog(page, explained):
     example(page, FROG)
     wait_for(page, explained("Large", FROG))
     page.get_by_role("tab", name="Compare").click()
     agreed(page, [explained(model, FROG) for model in BLOCKS])
+
+
+def test_a_failed_download_is_told_in_the_open_tab(page, explained):
+    compare_the_frog(page, explained)
     choose_weights(page, "ImageNet · torchvision")
     alert = page.locator("#comparison [role=alert]")
     alert.filter(has_text="Fetch weights").wait_for()
@@ -316,10 +320,7 @@ def choose_column(page, title):
 
 
 def test_compare_chosen_checkpoints(page, explained):
-    example(page, FROG)
-    wait_for(page, explained("Large", FROG))
-    page.get_by_role("tab", name="Compare").click()
-    agreed(page, [explained(model, FROG) for model in BLOCKS])
+    compare_the_frog(page, explained)
     choose_column(page, "Small · CIFAR-10 · bundled")
     page.locator("#comparison [role=alert]", has_text="Choose 2 to 4 checkpoints").wait_for()
     choose_column(page, "Large · CIFAR-10 · bundled")
@@ -372,8 +373,5 @@ def test_a_cancelled_comparison_leaves_the_page_usable(page, explained, tmp_path
     said = words.inner_text()
     assert f"of {len(pictures)} pictures" in said and not said.startswith(str(len(pictures))), "it was not cancelled"
     page.get_by_role("tab", name="Look").click()
-    example(page, FROG)
-    wait_for(page, explained("Large", FROG))
-    page.get_by_role("tab", name="Compare").click()
-    agreed(page, [explained(model, FROG) for model in BLOCKS])
+    compare_the_frog(page, explained)
     assert words.inner_text() == said

@@ -69,6 +69,8 @@ def test_the_last_picture_of_a_class_is_not_held_out():
     learned, held_out = hold_out(labelled(1, 20, 2), 4, seed=0)
     assert learned.labels.bincount().tolist()[0] == 1 and held_out.labels.tolist().count(0) == 0
     assert len(learned) + len(held_out) == 23 and len(held_out) == 3
+    learned, held_out = hold_out(labelled(5, 5), 9, seed=1)
+    assert sorted(learned.labels.tolist()) == [0, 1] and len(held_out) == 8
     with pytest.raises(InputError, match="classes of one picture"):
         hold_out(labelled(1, 1, 1), 2, seed=0)
 
