@@ -56,7 +56,11 @@ class Pictures:
         """Mirrored, moved pictures (n, 3, H, W) uint8 and labels of one step; of it, the places share[0]::share[1]."""
         index = batch_order(len(self), recipe, step)[share[0] :: share[1]].to(self.images.device)
         random = generator(recipe.seed, 2, step, share[0])
-        images = augment(self.images[index], random, recipe.shift, recipe.mirror)
+        if recipe.crops:
+            images = resized_crops(self.images[index], random, recipe.smallest_crop, recipe.mirror)
+        else:
+            images = augment(self.images[index], random, recipe.shift, recipe.mirror)
+        images = jittered(images, random, recipe.jitter) if recipe.jitter else images
         if change := _policy(recipe.policy):
             torch.manual_seed(int(torch.randint(2**31, (), generator=random)))  # the policy's draws
             images = torch.stack([change(image) for image in images])
@@ -458,6 +462,42 @@ def augment(images: Tensor, random: torch.Generator, shift: int, mirror: bool = 
     columns = moves[1][:, None] + torch.arange(width, device=images.device)  # (N, W)
     index = torch.arange(n, device=images.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def resized_crops(images: Tensor, random: torch.Generator, smallest: float, mirror: bool = True) -> Tensor:
+    """A random part of each picture at its full size again, half of them mirrored: (N, 3, H, W) uint8.
+
+    Area and aspect are drawn as torchvision's RandomResizedCrop draws them (Szegedy et al. 2015): `smallest` to 1 of
+    the area, 3:4 to 4:3, cut at the picture's sides. One bilinear resampling for the whole batch, on its device.
+    """
+    n = len(images)
+    area, slant, down, right, coin = torch.rand(5, n, generator=random)
+    area = smallest + (1 - smallest) * area
+    aspect = ((2 * slant - 1) * math.log(4 / 3)).exp()
+    height, width = (area / aspect).sqrt().clamp(max=1), (area * aspect).sqrt().clamp(max=1)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0] = torch.where(coin < 0.5 * mirror, -width, width)
+    theta[:, 1, 1] = height
+    theta[:, 0, 2] = (2 * right - 1) * (1 - width)  # the part's centre, in -1 … 1
+    theta[:, 1, 2] = (2 * down - 1) * (1 - height)
+    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    sampled = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+    return sampled.round_().to(torch.uint8)
+
+
+GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as torchvision's
+
+
+def jittered(images: Tensor, random: torch.Generator, strength: float) -> Tensor:
+    """Brightness, contrast and saturation of each picture times 1 ± strength, in this order: (N, 3, H, W) uint8."""
+    factors = 1 + strength * (2 * torch.rand(3, len(images), 1, 1, 1, generator=random) - 1)
+    brightness, contrast, saturation = factors.to(images.device)
+    x = (images.float() * brightness).clamp_(0, 255)
+    luma = torch.tensor(GREY, device=x.device).view(1, 3, 1, 1)
+    mean = (x * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    x = (mean + (x - mean) * contrast).clamp_(0, 255)
+    grey = (x * luma).sum(1, keepdim=True)
+    return (grey + (x - grey) * saturation).clamp_(0, 255).round_().to(torch.uint8)
 
 
 def erased(x: Tensor, share: float) -> Tensor:
