@@ -90,7 +90,8 @@ class Recipe:
             "warmup": (0, 1), "weight_decay": (0, 1), "label_smoothing": (0, 0.9), "shift": (0, self.size - 1),
             "ema": (0, 0.99999), "norm_momentum": (0.001, 1), "size": (8, 1024), "seed": (0, 2**31),
             "dropout": (0, 0.99), "teacher_weight": (0, 1), "temperature": (0.1, 100), "erase": (0, 1),
-            "mixup": (0, 100), "cutmix": (0, 100), "smallest_crop": (0.01, 1), "jitter": (0, 0.9), "holdout": (1e-4, 1e9),
+            "mixup": (0, 100), "cutmix": (0, 100), "smallest_crop": (0.01, 1), "jitter": (0, 0.9),
+            "holdout": (1e-4, 1e9),
             "accumulate": (1, self.batch_size // 2),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
@@ -106,8 +107,8 @@ class Recipe:
 RECIPES = {
     # what --recipe names: the fields in which each differs from Recipe's defaults, which are `cifar`
     "cifar": {},
-    # Photographs of 84 pixels and 100 classes: most epochs with the stem's stride at 2, a quarter
-    # of the cost, then the whole resolution. Small on two cores; Large wants a GPU.
+    # Photographs of 84 pixels: most epochs with the stem's stride at 2, a quarter of the cost, then the whole
+    # resolution.
     "photos": dict(
         strides=1, size=84, epochs=30, early_epochs=25, batch_size=128, lr=0.15, warmup=0.1, weight_decay=1e-4,
         crops=True, jitter=0.3, dropout=0.1, ema=0.999,
