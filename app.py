@@ -49,6 +49,7 @@ SERVED = "/gradio_api/file="  # in the address of an upload, before its path
 QUEUE = 32  # visitors who may wait; more are told that the app is busy
 AT_ONCE = 2  # explanations at a time; others wait in the queue
 SESSIONS = 300  # Gradio keeps what each last saw, half a megabyte; of more than these the longest unused is forgotten
+UNUSED = ("/gradio_api/file=http", "/gradio_api/process_recording", "/monitoring", "/gradio_api/monitoring")
 KEEP_FILES = (3600, 3600)  # seconds between clean-ups, age of what is deleted
 USE_OWN = "Use my own: a repo of the Hub, or the files of a folder that train.py wrote"
 OWN = (
@@ -741,6 +742,8 @@ class Bounded:
             return await self.app(scope, receive, send)
         if path == "/gradio_api/deep_link":
             return await PlainTextResponse("There are no deep links here.", 404)(scope, receive, send)
+        if path.startswith(UNUSED):
+            return await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
         left = MAX_BODY
 
         async def counted():

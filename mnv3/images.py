@@ -45,6 +45,8 @@ MAX_SIDE = 65_535  # JPEG's own limit; Pillow's table of row pointers is bounded
 MAX_BYTES = 50_000_000  # of a file
 MAX_KIND_BYTES = {"AVIF": 20_000_000, "JPEG2000": 6_000_000}  # 0.07 and 0.19 s a MB, and nothing stops these decoders
 MAX_PROFILE_BYTES = 1_000_000  # of an ICC profile; a larger one is ignored
+FLOAT_TAGS = re.compile(rb"[DB]2[BD][0-3]")  # of ICC profiles: their elements are unbounded in number, so not applied
+MAX_TAGS = 1_000  # of EXIF's first directory: each may point at the same long value
 DECODE_SECONDS = 1.5  # of processor time, see _Metered
 SLOW = f"This picture takes more than {DECODE_SECONDS:g} s to decode: save it again as JPEG or PNG."
 HALVED_ABOVE = 16_000_000  # pixels; larger pictures come back at half size to bound memory
@@ -398,10 +400,19 @@ def _upright_rgb(image):
     try:
         # The tag alone, since ImageOps.exif_transpose rewrites the whole EXIF block and a fault
         # anywhere in it would cost the rotation.
-        method = TRANSPOSE.get(image.getexif().get(0x0112))
+        method = None if _too_many_tags(image) else TRANSPOSE.get(image.getexif().get(0x0112))
     except Exception:
         method = None  # bad metadata never costs the picture
     return result if method is None else result.transpose(method)
+
+
+def _too_many_tags(image):
+    """Whether EXIF's first directory has more than MAX_TAGS entries: Pillow would copy the value of each."""
+    data = image.info.get("exif") or b""
+    data = data.removeprefix(b"Exif\0\0")
+    order = "little" if data[:2] == b"II" else "big"
+    place = int.from_bytes(data[4:8], order)
+    return int.from_bytes(data[place : place + 2], order) > MAX_TAGS
 
 
 def _opaque_rgb(image, numbers):
@@ -434,6 +445,8 @@ def _apply_profile(picture, profile):
     Only RGB profiles: CMYK goes by Pillow's plain formula, as in the loaders networks are trained with.
     """
     if not isinstance(profile, bytes) or len(profile) > MAX_PROFILE_BYTES or profile[16:20] != b"RGB ":
+        return
+    if FLOAT_TAGS.search(profile, 128, 132 + 12 * int.from_bytes(profile[128:132], "big")):
         return
     try:
         if not _is_srgb(profile):

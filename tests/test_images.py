@@ -799,3 +799,19 @@ def test_what_the_network_gets_of_a_large_jpeg_is_a_few_grey_levels_apart(resize
     scaled = np.asarray(prepared.picture(open_picture(file.getvalue(), prepared.enough)), np.float32)
     assert whole.std() > 20
     assert np.abs(whole - scaled).mean() < 1 and np.abs(whole - scaled).max() < 12
+
+
+def test_exif_with_thousands_of_tags_costs_neither_memory_nor_the_picture():
+    """Each of 2,000 entries points at the same 4 kB: Pillow would copy 8 MB, and gigabytes at 60,000."""
+    import struct
+    import tracemalloc
+
+    entries = b"".join(struct.pack("<HHII", tag, 7, 4096, 24100) for tag in range(2000))
+    exif = b"II*\0" + struct.pack("<IH", 8, 2000) + entries + bytes(24100 + 4096)
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (10, 200, 30)).save(file, "PNG", exif=exif)
+    tracemalloc.start()
+    picture = open_picture(file.getvalue())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert picture.getpixel((0, 0)) == (10, 200, 30) and peak < 2_000_000
