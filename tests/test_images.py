@@ -815,3 +815,22 @@ def test_exif_with_thousands_of_tags_costs_neither_memory_nor_the_picture():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert picture.getpixel((0, 0)) == (10, 200, 30) and peak < 2_000_000
+
+
+def test_a_profile_with_elements_of_unbounded_number_is_not_applied(monkeypatch):
+    """A D2B tag may hold thousands of curve sets: such a profile never reaches the colour engine."""
+    from PIL import ImageCms
+
+    from mnv3 import images
+
+    plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    count = int.from_bytes(plain[128:132], "big")
+    hostile = bytearray(plain.replace(b"sRGB", b"none"))
+    hostile[132 + 12 * (count - 1) : 136 + 12 * (count - 1)] = b"D2B0"
+    called = []
+    monkeypatch.setattr(images, "_is_srgb", lambda profile: called.append(profile) or True)
+    for profile in (bytes(hostile), plain):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), (10, 200, 30)).save(file, "PNG", icc_profile=profile)
+        assert open_picture(file.getvalue()).getpixel((0, 0)) == (10, 200, 30)
+    assert called == [plain]
