@@ -152,7 +152,7 @@ class Session:
         # its own many times that, after every pass, took two cores from whoever decodes and draws: a hundred pictures
         # came in 1.4 s, with this in 1.1
         options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
-        # subnormal numbers cost a processor a hundred times as much: such weights would delay other visitors
+        # weights may make activations subnormal, which some processors compute slowly; no effect was measured here yet
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         opened = lambda written: onnxruntime.InferenceSession(written, options, ["CPUExecutionProvider"])  # noqa: E731
         self.explained = opened(graph.serialized(model))
