@@ -267,6 +267,12 @@ def _icon_sizes(data):
 
 def _tiff_parts(data):
     """The most numbers that any tag of a TIFF's first page lists: its strips or tiles, as a rule."""
+    lengths = (length for _, type_, length in _first_directory(data) if type_ not in (1, 2, 7))
+    return max(lengths, default=0)  # but for bytes and text
+
+
+def _first_directory(data):
+    """(tag, type, length) of each entry in the first directory of a TIFF, or of EXIF, which is one; struct.error."""
     order = "<" if data.startswith(b"II") else ">"
     entry, first = order + "HHI4x", order + "H"
     (at,) = struct.unpack_from(order + "I", data, 4)
@@ -277,8 +283,7 @@ def _tiff_parts(data):
     at += struct.calcsize(first)
     page = data[at : at + min(count, 65_535) * struct.calcsize(entry)]
     page = page[: len(page) // struct.calcsize(entry) * struct.calcsize(entry)]
-    lengths = (length for _, type_, length in struct.iter_unpack(entry, page) if type_ not in (1, 2, 7))
-    return max(lengths, default=0)  # but for bytes and text
+    return list(struct.iter_unpack(entry, page))
 
 
 def _jpeg2000_tiles(data):
@@ -407,12 +412,16 @@ def _upright_rgb(image):
 
 
 def _too_many_tags(image):
-    """Whether EXIF's first directory has more than MAX_TAGS entries: Pillow would copy the value of each."""
-    data = image.info.get("exif") or b""
-    data = data.removeprefix(b"Exif\0\0")
-    order = "little" if data[:2] == b"II" else "big"
-    place = int.from_bytes(data[4:8], order)
-    return int.from_bytes(data[place : place + 2], order) > MAX_TAGS
+    """Whether EXIF's first directory has more than MAX_TAGS entries: Pillow would copy the value of each.
+
+    EXIF is looked for where Pillow does, as bytes or as the text of a PNG, behind any number of its headers.
+    """
+    data = image.info.get("exif")
+    if data is None:
+        data = bytes.fromhex("".join(image.info.get("Raw profile type exif", "").split("\n")[3:]))
+    while data.startswith(b"Exif\0\0"):
+        data = data[6:]
+    return len(data) > 0 and len(_first_directory(data)) > MAX_TAGS
 
 
 def _opaque_rgb(image, numbers):

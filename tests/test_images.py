@@ -801,15 +801,22 @@ def test_what_the_network_gets_of_a_large_jpeg_is_a_few_grey_levels_apart(resize
     assert np.abs(whole - scaled).mean() < 1 and np.abs(whole - scaled).max() < 12
 
 
-def test_exif_with_thousands_of_tags_costs_neither_memory_nor_the_picture():
+@pytest.mark.parametrize("way", ["bytes", "behind a second header", "text"])
+def test_exif_with_thousands_of_tags_costs_neither_memory_nor_the_picture(way):
     """Each of 2,000 entries points at the same 4 kB: Pillow would copy 8 MB, and gigabytes at 60,000."""
     import struct
     import tracemalloc
 
+    from PIL import PngImagePlugin
+
     entries = b"".join(struct.pack("<HHII", tag, 7, 4096, 24100) for tag in range(2000))
     exif = b"II*\0" + struct.pack("<IH", 8, 2000) + entries + bytes(24100 + 4096)
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), (10, 200, 30)).save(file, "PNG", exif=exif)
+    file, text, options = io.BytesIO(), PngImagePlugin.PngInfo(), {}
+    if way == "text":
+        text.add_text("Raw profile type exif", f"\nexif\n{len(exif)}\n{exif.hex()}", zip=True)
+    else:
+        options["exif"] = exif if way == "bytes" else b"Exif\0\0Exif\0\0" + exif
+    Image.new("RGB", (8, 8), (10, 200, 30)).save(file, "PNG", pnginfo=text, **options)
     tracemalloc.start()
     picture = open_picture(file.getvalue())
     peak = tracemalloc.get_traced_memory()[1]
