@@ -49,7 +49,10 @@ SERVED = "/gradio_api/file="  # in the address of an upload, before its path
 QUEUE = 32  # visitors who may wait; more are told that the app is busy
 AT_ONCE = 2  # explanations at a time; others wait in the queue
 SESSIONS = 300  # Gradio keeps what each last saw, half a megabyte; of more than these the longest unused is forgotten
-UNUSED = ("/gradio_api/file=http", "/gradio_api/process_recording", "/monitoring", "/gradio_api/monitoring")
+UNUSED = (  # paths that the page doesn't use: Gradio would fetch an address, or write to disk what nothing deletes
+    "/gradio_api/file=http", "/gradio_api/file/http", "/gradio_api/process_recording", "/gradio_api/deep_link",
+    "/monitoring",
+)  # fmt: skip
 KEEP_FILES = (3600, 3600)  # seconds between clean-ups, age of what is deleted
 USE_OWN = "Use my own: a repo of the Hub, or the files of a folder that train.py wrote"
 OWN = (
@@ -729,8 +732,7 @@ def delete_empty_folders(age: float) -> None:
 class Bounded:
     """Refuses a request of more than MAX_BODY bytes, which Gradio would read whole and keep.
 
-    Its uploads alone go to disk piece by piece, each within MAX_UPLOAD. Nor are there deep links, which this page
-    doesn't offer: for one Gradio writes to disk what a session shows, and never deletes it. ASGI.
+    Its uploads alone go to disk piece by piece, each within MAX_UPLOAD. UNUSED paths are not there. ASGI.
     """
 
     def __init__(self, app: Callable):
@@ -740,8 +742,6 @@ class Bounded:
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         if scope["type"] != "http" or path == "/gradio_api/upload":
             return await self.app(scope, receive, send)
-        if path == "/gradio_api/deep_link":
-            return await PlainTextResponse("There are no deep links here.", 404)(scope, receive, send)
         if path.startswith(UNUSED):
             return await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
         left = MAX_BODY

@@ -1018,6 +1018,7 @@ def test_it_starts_as_a_space_does_and_answers(tmp_path, bundled):
 
 @pytest.mark.parametrize(
     "path", ["/gradio_api/file=http://127.0.0.1:1/a.png", "/gradio_api/file=https%3A//127.0.0.1/a.png",
+             "/gradio_api/file/http://127.0.0.1:1/a.png",
              "/gradio_api/process_recording", "/monitoring", "/monitoring/summary", "/gradio_api/monitoring"],
 )  # fmt: skip
 def test_routes_that_the_page_does_not_use_are_not_there(app_url, path):
