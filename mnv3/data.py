@@ -53,14 +53,15 @@ class Pictures:
         return Pictures(self.images.to(device), self.labels.to(device), self.classes)
 
     def training_batch(self, recipe, step: int, share: tuple[int, int] = (0, 1)) -> tuple[Tensor, Tensor]:
-        """Mirrored, moved pictures (n, 3, H, W) uint8 and labels of one step; of it, the places share[0]::share[1]."""
+        """Augmented pictures (n, 3, H, W) uint8 and labels of one step; of it, the places share[0]::share[1]."""
         index = batch_order(len(self), recipe, step)[share[0] :: share[1]].to(self.images.device)
         random = generator(recipe.seed, 2, step, share[0])
         if recipe.crops:
             images = resized_crops(self.images[index], random, recipe.smallest_crop, recipe.mirror)
         else:
             images = augment(self.images[index], random, recipe.shift, recipe.mirror)
-        images = jittered(images, random, recipe.jitter) if recipe.jitter else images
+        if recipe.jitter:
+            images = jittered(images, random, recipe.jitter)
         if change := _policy(recipe.policy):
             torch.manual_seed(int(torch.randint(2**31, (), generator=random)))  # the policy's draws
             images = torch.stack([change(image) for image in images])

@@ -91,8 +91,7 @@ class Recipe:
             "ema": (0, 0.99999), "norm_momentum": (0.001, 1), "size": (8, 1024), "seed": (0, 2**31),
             "dropout": (0, 0.99), "teacher_weight": (0, 1), "temperature": (0.1, 100), "erase": (0, 1),
             "mixup": (0, 100), "cutmix": (0, 100), "smallest_crop": (0.01, 1), "jitter": (0, 0.9),
-            "holdout": (1e-4, 1e9),
-            "accumulate": (1, self.batch_size // 2),
+            "holdout": (1e-4, 1e9), "accumulate": (1, self.batch_size // 2),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:

@@ -1,8 +1,11 @@
 """Random crops and colour changes of a whole batch."""
 
+from dataclasses import replace
+
 import torch
 
-from mnv3.data import generator, jittered, resized_crops
+from mnv3.data import Pictures, generator, jittered, resized_crops
+from mnv3.training import Recipe
 
 
 def ramp(count=64, side=32):
@@ -39,3 +42,13 @@ def test_colours_change_by_no_more_than_the_strength():
     means = jittered(grey, generator(5), 0.3).float().mean((1, 2, 3))
     assert 69 <= means.min() < 80 and 120 < means.max() <= 131
     assert torch.equal(jittered(grey, generator(5), 0.0), grey)
+
+
+def test_a_training_batch_is_cropped_and_coloured_as_the_recipe_says():
+    pictures = Pictures(ramp(16), torch.arange(16), tuple("abcdefghijklmnop"))
+    recipe = Recipe(batch_size=8, smallest_crop=0.3, crops=True)
+    random = generator(recipe.seed, 2, 0, 0)
+    cropped = resized_crops(pictures.images[:8], random, 0.3)  # all sixteen are alike, so their order plays no part
+    assert torch.equal(pictures.training_batch(recipe, 0)[0], cropped)
+    coloured = pictures.training_batch(replace(recipe, jitter=0.4), 0)[0]
+    assert torch.equal(coloured, jittered(cropped, random, 0.4)) and not torch.equal(coloured, cropped)
