@@ -34,29 +34,20 @@ import torch
 from torch import distributed as dist
 from tqdm import tqdm
 
-from mnv3 import hub
-from mnv3.catalogue import load
-from mnv3.charts import confusion, confusion_matrix, curves, save_png
-from mnv3.checkpoints import FILES, LOG, MAX_LABEL_LENGTH, Checkpoint, fits, is_utf8, read_checkpoint, replace_file
-from mnv3.data import Files, Pictures, Source, colour_statistics, hold_out, open_source
+from mnv3.basics import MAX_LABEL_LENGTH, cores, fits, is_utf8, replace_file
+from mnv3.checkpoints import publish as checkpoints_publish
+from mnv3.checkpoints.checkpoint import FILES, LOG, Checkpoint
+from mnv3.checkpoints.reading import read_checkpoint
+from mnv3.checkpoints.registry import load
+from mnv3.distributed import fetching, first_alone, left_alone, machine, meet, only_run_in, say, world
 from mnv3.errors import InputError
-from mnv3.images import Preprocessing
-from mnv3.processes import cores, fetching, first_alone, left_alone, machine, meet, only_run_in, say, world
-from mnv3.tables import final_side, multiply_adds, parameters
-from mnv3.training import (
-    Recipe,
-    Run,
-    changed_fields,
-    chosen_recipe,
-    gate_statistics,
-    network_spec,
-    predict,
-    recipe_arguments,
-    score,
-    set_early,
-    steps_per_epoch,
-    train_step,
-)
+from mnv3.images.preprocessing import Preprocessing
+from mnv3.nets.spec import final_side, multiply_adds, parameters
+from mnv3.training.dataset import Files, Pictures, Source, colour_statistics, hold_out, open_source
+from mnv3.training.evaluation import gate_statistics, predict, score
+from mnv3.training.recipe import Recipe, changed_fields, chosen_recipe, recipe_arguments
+from mnv3.training.run import Run, network_spec, set_early, steps_per_epoch, train_step
+from mnv3.visual.charts import confusion, confusion_matrix, curves, save_png
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SAVE_EVERY = 120  # seconds between saved states: what a pulled plug may cost
@@ -193,7 +184,7 @@ def train(recipe: Recipe, source: Checkpoint | None, options: Options, device: t
     teacher = first_alone(lambda: teacher_for(recipe, data.classes, device), device)
     spec = network_spec(recipe, len(data.classes), source)
     if options.push_to_hub and first:  # after what costs nothing to check, so that no slip leaves an empty repo
-        hub.check_write(options.push_to_hub, options.private)
+        checkpoints_publish.check_write(options.push_to_hub, options.private)
     learned, held_out, preprocessing = read(data, recipe, source, options.workers)
     learned, held_out = learned.to(device), held_out.to(device)
     colours = preprocessing.mean, preprocessing.std
@@ -365,7 +356,7 @@ def measure(checkpoint: Checkpoint, test: Pictures | Files, out: Path) -> None:
 def publish(options: Options) -> int:
     """The finished folder to the Hub; it lies in --out whatever comes of it. Returns the exit status."""
     try:
-        print(f"published: {hub.push(options.out, options.push_to_hub, options.private)}")
+        print(f"published: {checkpoints_publish.push(options.out, options.push_to_hub, options.private)}")
         return 0
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
@@ -428,7 +419,9 @@ def learn(run: Run, learned, held_out, normal, folder: Folder, stopping: Stoppin
     """Steps until the recipe's end, or until asked to stop; True at the end. Saves every SAVE_EVERY seconds."""
     steps, out, options = steps_per_epoch(learned, run.recipe), folder.options.out, folder.options
     total, saved, batch, first = run.recipe.epochs * steps, time.monotonic(), run.recipe.batch_size, world()[0] == 0
-    pusher = hub.Pusher(options.push_to_hub, options.private) if options.push_to_hub and options.push_every else None
+    pusher = None
+    if options.push_to_hub and options.push_every:
+        pusher = checkpoints_publish.Pusher(options.push_to_hub, options.private)
     count = {"total": total * batch, "initial": run.step * batch}
     with tqdm(**count, unit="img", unit_scale=True, mininterval=2, disable=not first) as bar:
         while run.step < total:
@@ -475,7 +468,7 @@ def answers(models, held_out: Pictures | Files, normal) -> tuple:
     return together.chunk(len(models), 1)
 
 
-def push_on_the_way(run: Run, folder: Folder, pusher: hub.Pusher) -> None:
+def push_on_the_way(run: Run, folder: Folder, pusher: checkpoints_publish.Pusher) -> None:
     """The averaged weights so far as a checkpoint in --out, and to the Hub in the background."""
     metrics = {"recipe": published_recipe(run.recipe, folder.note), "log": run.log}
     folder.checkpoint(run, run.average.model, metrics=metrics).save(folder.options.out, half=True)

@@ -4,13 +4,13 @@ checkpoint = mnv3.load("cifar10-small")
 explanation = mnv3.explain(checkpoint, "cat.jpg")
 """
 
-from .catalogue import catalogue, load
-from .checkpoints import Checkpoint
+from .checkpoints.checkpoint import Checkpoint
+from .checkpoints.registry import catalogue, load
 from .errors import InputError
-from .explain import Explanation, explain
-from .model import MobileNetV3
-from .pyramid import backbone
-from .tables import Spec
+from .explanation.explanation import Explanation, explain
+from .nets.backbone import backbone
+from .nets.mobilenet import MobileNetV3
+from .nets.spec import Spec
 
 __all__ = [
     "Checkpoint", "Explanation", "InputError", "MobileNetV3", "Spec", "backbone", "catalogue", "explain", "load",

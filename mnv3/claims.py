@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .article import ArticleSpec
-from .tables import Spec, gated_blocks, multiply_adds, parameters
+from .nets.spec import Spec, gated_blocks, multiply_adds, parameters
+from .nets.tutorial import ArticleSpec
 
 FILE = Path(__file__).with_suffix(".json")
 SEEDS = 3
@@ -224,7 +224,7 @@ def _words() -> list[Claim]:
     """Claims that no measurement decides: what the paper has in their place."""
     large = Spec.of("large")
     right = large.gate == "hardsigmoid" and {row.act for row in large.rows} | {large.act} == {"RE", "HS"}
-    paper = "the paper, sections 4 and 5; mnv3/tables.py"
+    paper = "the paper, sections 4 and 5; mnv3/nets/spec.py"
     return [
         Claim("Swish and hard-sigmoid gates", "h-swish, a piecewise stand-in for swish, in the stem, the deeper blocks "
               f"and the head; hard-sigmoid in all {len(gated_blocks(large))} and {len(gated_blocks(Spec.of('small')))} "

@@ -84,7 +84,7 @@ def disagreement():
 @pytest.fixture(scope="session")
 def example_pictures():
     """The pictures in examples/, opened as the app opens them."""
-    from mnv3.images import open_picture
+    from mnv3.images.decode import open_picture
 
     files = sorted(p for p in (ROOT / "examples").iterdir() if p.suffix in (".jpg", ".png"))
     assert files, "examples/ holds no pictures"
@@ -109,7 +109,7 @@ def needs_data():
 @pytest.fixture(scope="session")
 def cifar10_test(needs_data):
     """The first hundred test pictures of each class: (pictures, labels), 1,000 of each, in the classes' order."""
-    from mnv3.images import open_picture
+    from mnv3.images.decode import open_picture
 
     pictures, labels, classes = [], [], []
     with tarfile.open(needs_data) as archive:
@@ -148,7 +148,7 @@ def private_caches(tmp_path, monkeypatch):
 @pytest.fixture
 def in_torchs_cache(private_caches, monkeypatch):
     """in_torchs_cache(name, content) puts weights there, under a name with their own hash, and returns the path."""
-    from mnv3.catalogue import TORCHVISION
+    from mnv3.checkpoints.registry import TORCHVISION
 
     def put(name, content, **options):
         torch.save(content, kept := io.BytesIO(), **options)
@@ -180,9 +180,9 @@ def hub(private_caches, monkeypatch):
 @pytest.fixture(scope="session")
 def small_checkpoint(structured, recalibrated):
     """small_checkpoint(name="tiny") -> a narrow Small for ten classes, with gate statistics and metrics."""
-    from mnv3.checkpoints import Checkpoint, GateStatistics
-    from mnv3.images import Preprocessing
-    from mnv3.model import MobileNetV3
+    from mnv3.checkpoints.checkpoint import Checkpoint, GateStatistics
+    from mnv3.images.preprocessing import Preprocessing
+    from mnv3.nets.mobilenet import MobileNetV3
 
     torch.manual_seed(0)
     model = recalibrated(MobileNetV3("small", width=0.35, num_classes=10, strides=2), structured(32, 32))

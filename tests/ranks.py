@@ -13,10 +13,12 @@ from training_help import FAST, MIDDLE, arguments, frozen_run, labelled, numbers
 
 import mnv3
 import train
-from mnv3 import data, training
-from mnv3.data import Pictures, open_source
-from mnv3.images import Preprocessing
-from mnv3.processes import meet
+from mnv3.distributed import meet
+from mnv3.images.preprocessing import Preprocessing
+from mnv3.training import dataset as training_dataset
+from mnv3.training import evaluation
+from mnv3.training import run as training_run
+from mnv3.training.dataset import Pictures, open_source
 
 
 def stop(textures, folder, rank):
@@ -60,8 +62,8 @@ def measured(textures):
     """Logits and gate statistics of pictures in memory, of files, and of one picture alone."""
     model, found = mnv3.load("cifar10-small").model, {}
     for name, pictures in (("odd", odd()), ("files", files(textures)), ("one", odd().subset(torch.tensor([4])))):
-        gates = training.gate_statistics(model, pictures, *MIDDLE, "pictures")
-        found[name] = training.predict(model, pictures, *MIDDLE)
+        gates = evaluation.gate_statistics(model, pictures, *MIDDLE, "pictures")
+        found[name] = evaluation.predict(model, pictures, *MIDDLE)
         found[f"{name} n"] = torch.from_numpy(gates.n)
         found |= {f"{name} mean {i}": torch.from_numpy(mean) for i, mean in enumerate(gates.mean)}
         found |= {f"{name} m2 {i}": torch.from_numpy(m2) for i, m2 in enumerate(gates.m2)}
@@ -70,32 +72,34 @@ def measured(textures):
 
 def steps():
     """The pictures of three steps, and all that one process has after them."""
-    seen, augment = [], data.augment
-    data.augment = lambda images, *rest: seen.append(numbers(Pictures(images, images, ()))) or augment(images, *rest)
-    run = training.Run.new(FAST, mnv3.Spec.of("small", 0.35, 10, 2), torch.device("cpu"))
+    seen, augment = [], training_dataset.augment
+    training_dataset.augment = lambda images, *rest: (
+            seen.append(numbers(Pictures(images, images, ()))) or augment(images, *rest)
+        )
+    run = training_run.Run.new(FAST, mnv3.Spec.of("small", 0.35, 10, 2), torch.device("cpu"))
     for _ in range(3):
-        training.train_step(run, odd(), *MIDDLE)
-    data.augment = augment
+        training_run.train_step(run, odd(), *MIDDLE)
+    training_dataset.augment = augment
     return {"seen": seen, "model": run.model.state_dict(), "average": run.average.model.state_dict()}
 
 
 def gradient(accumulate):
     """Of one step in which BatchNorm keeps still: what it adds up must not depend on who computed it."""
     run = frozen_run(accumulate)
-    training.train_step(run, odd(), *MIDDLE)
+    training_run.train_step(run, odd(), *MIDDLE)
     return {name: p.grad for name, p in run.model.named_parameters()}
 
 
 def work(textures, folder, rank):
     """All in one process group: whole runs end theirs."""
-    end, training.dist.destroy_process_group = training.dist.destroy_process_group, lambda: None
+    end, training_run.dist.destroy_process_group = training_run.dist.destroy_process_group, lambda: None
     stopped = stop(textures, folder, rank)
     meet(torch.device("cpu"))  # both have looked at the folder
     again = train.main(arguments(textures, folder / "stopped", "--resume"))
     straight = train.main(arguments(textures, folder / "straight"))
     found = {"stopped": stopped, "status": [again, straight], "measured": measured(textures), "steps": steps()}
     found |= {"gradient": gradient(1), "in parts": gradient(2)}
-    training.dist.destroy_process_group = end
+    training_run.dist.destroy_process_group = end
     torch.save({**found, "refused": refused(folder)}, folder / f"rank {rank}")
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from mnv3.errors import InputError
-from mnv3.images import open_picture
+from mnv3.images.decode import open_picture
 
 MODES = {  # what each kind that open_picture reads can be written in; P+ is a palette with an alpha for each colour
     "PNG": ["1", "L", "LA", "P", "P+", "RGB", "RGBA", "I;16"], "JPEG": ["L", "RGB", "CMYK"], "WEBP": ["RGB", "RGBA"],

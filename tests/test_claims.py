@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from mnv3 import MobileNetV3, claims, claims_page
-from mnv3.catalogue import BUNDLED
-from mnv3.checkpoints import read_checkpoint
-from mnv3.data import open_source
-from mnv3.tables import Spec
-from mnv3.training import RECIPES, Recipe, chosen_recipe, predict, recipe_arguments
+from mnv3 import MobileNetV3, claims
+from mnv3.checkpoints.reading import read_checkpoint
+from mnv3.checkpoints.registry import BUNDLED
+from mnv3.nets.spec import Spec
+from mnv3.training.dataset import open_source
+from mnv3.training.evaluation import predict
+from mnv3.training.recipe import RECIPES, Recipe, chosen_recipe, recipe_arguments
+from mnv3.web.views import claims as views_claims
 from tests.benchmarks import claims as bench
 
 
@@ -309,9 +311,9 @@ def test_readmes_tables_are_made_from_the_file():
 
 
 def test_the_page_shows_every_claim_of_the_file(whole, monkeypatch):
-    monkeypatch.setattr(claims_page, "read", lambda: whole)
+    monkeypatch.setattr(views_claims, "read", lambda: whole)
     whole["runs"]["v2"]["machine"]["hardware"] = "<b>a CPU"
-    html = claims_page.section()
+    html = views_claims.section()
     assert html.count("scope='row'") == 22 + len(claims.networks()) and "<b>a CPU" not in html
     for claim in claims.claims(whole):
         assert f"<b>{claim.verdict}</b>" in html

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 import mnv3
-from mnv3.article import read_spec
-from mnv3.faithfulness import published
-from mnv3.tables import multiply_adds, parameters
+from mnv3.explanation.faithfulness import published
+from mnv3.nets.factory import read_spec
+from mnv3.nets.spec import multiply_adds, parameters
 from tests.benchmarks import table
 
 pytest_plugins = ["app_server"]
@@ -55,7 +55,7 @@ def test_the_spaces_gradio_is_the_one_that_is_tested(front_matter):
 
 
 def test_preloaded_weights_are_ones_that_the_catalogue_looks_for(front_matter):
-    from mnv3.catalogue import TIMM
+    from mnv3.checkpoints.registry import TIMM
 
     for line in front_matter["preload_from_hub"]:
         repo, files = line.split(" ")
@@ -76,7 +76,7 @@ def test_the_table_quotes_the_metrics_files(name):
 
 
 def test_the_table_for_hosts_has_every_variable_that_is_read():
-    from mnv3 import settings
+    from mnv3.web import settings
 
     rows = [line for line in README.splitlines() if line.startswith("| `MNV3_")]
     assert [row.split("`")[1] for row in rows] == [
@@ -150,13 +150,13 @@ def test_the_snippet_without_the_app_runs(monkeypatch):
 
 
 def test_what_was_decided_for_hosts_is_what_the_app_does():
-    import app
+    from mnv3.web import app, server
 
     part = README.split("## Host it yourself")[1].split("## What a host can set")[0]
-    source = (ROOT / "app.py").read_text()
+    source = Path(app.__file__).read_text()
     for words in ("run_history=False", "ssr_mode=False"):
         assert words in part and words in source
-    assert f"queue(max_size={app.QUEUE})" in part and app.KEEP_FILES == (3600, 3600)
+    assert f"queue(max_size={app.QUEUE})" in part and server.KEEP_FILES == (3600, 3600)
     assert f"{app.MAX_UPLOAD.removesuffix('mb')} MB" in part and app.AT_ONCE == 2
     assert f"state_session_capacity={app.SESSIONS}" in part and "state_session_capacity=SESSIONS" in source
 

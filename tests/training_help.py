@@ -11,10 +11,12 @@ from PIL import Image
 
 import mnv3
 import train
-from mnv3.data import Pictures, Source, find_classes
-from mnv3.images import Preprocessing
-from mnv3.tables import Spec
-from mnv3.training import Recipe, Run, train_step
+from mnv3.images.folders import find_classes
+from mnv3.images.preprocessing import Preprocessing
+from mnv3.nets.spec import Spec
+from mnv3.training.dataset import Pictures, Source
+from mnv3.training.recipe import Recipe
+from mnv3.training.run import Run, train_step
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

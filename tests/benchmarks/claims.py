@@ -27,15 +27,18 @@ import onnxruntime
 import torch
 from torch.nn import functional as F
 
-from mnv3 import claims, engine
-from mnv3.article import ARTICLE
-from mnv3.catalogue import BUNDLED, bundled_names
-from mnv3.checkpoints import Checkpoint, GateStatistics, read_checkpoint
-from mnv3.data import Pictures, Source, generator, open_source
-from mnv3.processes import machine
-from mnv3.randomised import recalibrate
-from mnv3.tables import multiply_adds
-from mnv3.training import predict, score
+from mnv3 import claims
+from mnv3.basics import generator
+from mnv3.checkpoints.checkpoint import Checkpoint, GateStatistics
+from mnv3.checkpoints.reading import read_checkpoint
+from mnv3.checkpoints.registry import BUNDLED, bundled_names
+from mnv3.distributed import machine
+from mnv3.explanation.randomization import recalibrate
+from mnv3.inference import session as inference_session
+from mnv3.nets.spec import multiply_adds
+from mnv3.nets.tutorial import ARTICLE
+from mnv3.training.dataset import Pictures, Source, open_source
+from mnv3.training.evaluation import predict, score
 from tests.benchmarks.speed import BareSession, settled
 from tests.benchmarks.timing import medians, turns
 
@@ -187,7 +190,7 @@ def at_resolution(checkpoint: Checkpoint, size: int, train: Pictures, test: Pict
 def milliseconds(spec, side: int, rounds: int) -> dict:
     """Median milliseconds of our explained pass and of bare ONNX Runtime, for one picture and for 32."""
     model = settled(spec, side)
-    session, bare = engine.Session(model), BareSession(model)
+    session, bare = inference_session.Session(model), BareSession(model)
     one, many = (torch.randn(n, 3, side, side) for n in (1, 32))
     runs = [
         lambda: session.run(one), lambda: bare(one.numpy()),

@@ -93,23 +93,25 @@ def waited_for(connect, seconds: float = 90):
 
 def parts(path: Path) -> dict[str, float]:
     """One click in this process, part by part: medians of milliseconds."""
-    import app
-    from mnv3 import engine, images, page
-    from mnv3.explain import explain, explain_seen
+    from mnv3.explanation.explanation import explain, explain_seen
+    from mnv3.images import decode
+    from mnv3.inference import session
+    from mnv3.web import handlers, selection
+    from mnv3.web.views import explore
     from tests.benchmarks.speed import checkpoint
 
     net = checkpoint("large")
-    engine.fast(net, wait=True)
-    app.choice.opened = lambda model, weights: net
-    picture = images.open_picture(str(path), net.preprocessing.enough)
+    session.fast(net, wait=True)
+    selection.opened = lambda model, weights: net
+    picture = decode.open_picture(str(path), net.preprocessing.enough)
     explanation = explain(net, picture)
     ways = {
-        "the whole handler": lambda: app.show("look", str(path), "Large", "", None, None, []),
-        "decoding the picture": lambda: images.open_picture(str(path), net.preprocessing.enough),
+        "the whole handler": lambda: handlers.show("look", str(path), "Large", "", None, None, []),
+        "decoding the picture": lambda: decode.open_picture(str(path), net.preprocessing.enough),
         "resizing and normalising": lambda: net.preprocessing.tensor(net.preprocessing.picture(picture)),
         "the network: causal batch, then alone": lambda: explain_seen(net, explanation.picture),
-        "pictures of the page": lambda: page.pictures(explanation, 0),
-        "the panel": lambda: page.panel(explanation, 0),
+        "pictures of the page": lambda: explore.pictures(explanation, 0),
+        "the panel": lambda: explore.panel(explanation, 0),
     }
     return medians(turns(ways, ROUNDS, 2), 1)
 
@@ -152,7 +154,7 @@ def start(picture: Path) -> dict[str, float]:
 def measured() -> dict:
     import torch
 
-    from mnv3.processes import machine
+    from mnv3.distributed import machine
 
     with tempfile.TemporaryDirectory() as folder:
         path = photograph(Path(folder))

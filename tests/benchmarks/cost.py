@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mnv3 import compare, engine, plot
-from mnv3.checkpoints import Checkpoint
-from mnv3.processes import machine
-from mnv3.tables import multiply_adds
+from mnv3.checkpoints.checkpoint import Checkpoint
+from mnv3.distributed import machine
+from mnv3.explanation import batch as explanation_batch
+from mnv3.inference import reference
+from mnv3.inference import session as inference_session
+from mnv3.nets.spec import multiply_adds
+from mnv3.visual import svg
 from tests.benchmarks.speed import checkpoint
 from tests.benchmarks.timing import medians, report, turns
 
@@ -26,7 +29,7 @@ PICTURES = 100
 
 def explained(net: Checkpoint, count: int, side: int):
     """A pass over `count` pictures of side × side pixels, to be called."""
-    session, inputs = engine.fast(net, wait=True), torch.randn(count, 3, side, side)
+    session, inputs = inference_session.fast(net, wait=True), torch.randn(count, 3, side, side)
     return lambda: session.run(inputs)
 
 
@@ -66,8 +69,8 @@ def many() -> dict:
     than both networks take.
     """
     nets = [checkpoint(variant) for variant in ("large", "small")]
-    sessions, batch = [engine.fast(net, wait=True) for net in nets], torch.randn(PICTURES, 3, 224, 224)
-    examples = engine.example_pictures()
+    sessions, batch = [inference_session.fast(net, wait=True) for net in nets], torch.randn(PICTURES, 3, 224, 224)
+    examples = reference.example_pictures()
     sent = [(str(number), examples[number % len(examples)]) for number in range(PICTURES)]
 
     def in_batches(size: int):
@@ -76,12 +79,12 @@ def many() -> dict:
                 session.logits(batch[begin : begin + size])
 
     def prepared():
-        for begin in range(0, PICTURES, compare.BATCH):
-            paths = [path for _, path in sent[begin : begin + compare.BATCH]]
-            list(compare.decoding.map(lambda path: compare.inputs(path, nets), paths))
+        for begin in range(0, PICTURES, explanation_batch.BATCH):
+            paths = [path for _, path in sent[begin : begin + explanation_batch.BATCH]]
+            list(explanation_batch.decoding.map(lambda path: explanation_batch.inputs(path, nets), paths))
 
     app, before = "as the app does", "decoding and resizing alone, two threads"
-    ways = {app: lambda: list(compare.look_at(sent, nets)), before: prepared} | {
+    ways = {app: lambda: list(explanation_batch.look_at(sent, nets)), before: prepared} | {
         f"the engine alone, batches of {size}": lambda size=size: in_batches(size) for size in (1, 4, 8, 16, 50)
     }
     taken = medians(turns(ways, ROUNDS, 1), 0)
@@ -106,13 +109,13 @@ def drawing(found: dict) -> str:
     parts = []
     for number, name in enumerate(("large", "small")):
         ways = {way: [(r["MAdds (M)"], r["ms"]) for r in found[name][way].values()] for way in ("resolution", "width")}
-        curves = [plot.Line(way, *zip(*points, strict=True), look) for look, (way, points) in enumerate(ways.items())]
+        curves = [svg.Line(way, *zip(*points, strict=True), look) for look, (way, points) in enumerate(ways.items())]
         xs, ys = zip(*(point for points in ways.values() for point in points), strict=True)
-        axes = plot.numbers("multiply-adds (millions)", 0, max(xs)), plot.numbers("ms", 0, max(ys))
+        axes = svg.numbers("multiply-adds (millions)", 0, max(xs)), svg.numbers("ms", 0, max(ys))
         parts.append(f'<text x="{20 + 390 * number}" y="20">{name.title()}: orange resolution 96 to 320, blue width '
                      f'0.35 to 1.25</text><svg x="{390 * number}" y="30" width="380" height="245">'
-                     f"{plot.lines(name, curves, *axes)}</svg>")  # fmt: skip
-    style = f"svg {{ font-family: sans-serif; font-size: 11px; color: #222; }} {plot.CSS}"
+                     f"{svg.lines(name, curves, *axes)}</svg>")  # fmt: skip
+    style = f"svg {{ font-family: sans-serif; font-size: 11px; color: #222; }} {svg.CSS}"
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" class="mnv3" width="790" height="280" viewBox="0 0 790 280">'
         f'<style>{style}</style><rect width="790" height="280" fill="#fff"/>{"".join(parts)}</svg>\n'

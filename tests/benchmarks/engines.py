@@ -20,10 +20,10 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mnv3 import engine
-from mnv3.layers import ConvNormAct
-from mnv3.model import Network
-from mnv3.processes import machine
+from mnv3.distributed import machine
+from mnv3.inference import session as inference_session
+from mnv3.nets.layers import ConvNormAct
+from mnv3.nets.mobilenet import Network
 from tests.benchmarks.speed import checkpoint
 from tests.benchmarks.timing import medians, report, turns
 
@@ -46,11 +46,11 @@ class Flat(nn.Module):
 
 
 def onnx_runtime(net) -> Run:
-    session = engine._prepare(net)  # in this thread, as in speed.py
+    session = inference_session._prepare(net)  # in this thread, as in speed.py
     return lambda images: flat(session.run(images))
 
 
-def flat(out: engine.Pass) -> list[np.ndarray]:
+def flat(out: inference_session.Pass) -> list[np.ndarray]:
     return [out.logits, out.features, *out.gates, *out.energy]
 
 
@@ -110,7 +110,7 @@ def engines(variant: str) -> dict:
         "AOTInductor": timed(lambda: inductor(net, 1)),
     }
     one, many = torch.randn(1, 3, 224, 224), torch.randn(BATCH, 3, 224, 224)
-    right = flat(engine._in_torch(net, one))
+    right = flat(inference_session._in_torch(net, one))
     apart = {
         name: max(np.abs(a - b).max() / max(1, np.abs(b).max()) for a, b in zip(run(one), right, strict=True))
         for name, (run, _) in made.items()
@@ -131,7 +131,7 @@ def engines(variant: str) -> dict:
 def measured() -> dict:
     import onnxruntime
 
-    torch.set_num_threads(engine.THREADS)
+    torch.set_num_threads(inference_session.THREADS)
     where = machine(torch.device("cpu")) | {"onnxruntime": onnxruntime.__version__}
     return {"machine": where, "n": ROUNDS * CALLS} | {variant: engines(variant) for variant in ("large", "small")}
 

@@ -138,7 +138,7 @@ def hub(disk, folder):
 
 def torchvision(disk, folder):
     import mnv3
-    from mnv3.catalogue import TORCHVISION, torchvision_weights
+    from mnv3.checkpoints.registry import TORCHVISION, torchvision_weights
 
     name = "torchvision/small"
     (folder / TORCHVISION[name].file).write_bytes(bytes(TORCHVISION[name].file, "ascii") * 250_000)

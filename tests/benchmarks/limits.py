@@ -81,7 +81,7 @@ def icon(image, how):
 
 def written(kind, mode, options, pixels, smooth):
     """A file of about so many pixels, or fewer if it would be too large to be read."""
-    from mnv3.images import MAX_BYTES, MAX_KIND_BYTES
+    from mnv3.images.decode import MAX_BYTES, MAX_KIND_BYTES
 
     most = MAX_KIND_BYTES.get(kind, MAX_BYTES)
     for _ in range(6):
@@ -103,7 +103,7 @@ def opened(path):
     from pictures import forget, peak
 
     from mnv3.errors import InputError
-    from mnv3.images import open_picture
+    from mnv3.images.decode import open_picture
 
     open_picture(ROOT / "examples" / "frog.png", 448)
     forget()
@@ -120,7 +120,7 @@ def main():
     if sys.argv[1:2] == ["--child"]:
         print(json.dumps(opened(sys.argv[2])))
         return 0
-    from mnv3.images import MEGAPIXELS
+    from mnv3.images.decode import MEGAPIXELS
 
     wrong = []
     print("| | | side | file, MB | seconds | MB | came |\n|-|-|-|-|-|-|-|")

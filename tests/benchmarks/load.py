@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mnv3.processes import machine
+from mnv3.distributed import machine
 from tests.app_server import App
 from tests.benchmarks.timing import report
 

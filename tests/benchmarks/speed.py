@@ -16,21 +16,23 @@ from statistics import median
 import numpy as np
 import torch
 
-from mnv3 import engine, graph
-from mnv3.article import ArticleSpec, network
-from mnv3.checkpoints import Checkpoint
-from mnv3.images import Preprocessing
-from mnv3.model import MobileNetV3, Network
-from mnv3.processes import machine
-from mnv3.randomised import recalibrate
-from mnv3.tables import Spec
+from mnv3.checkpoints.checkpoint import Checkpoint
+from mnv3.distributed import machine
+from mnv3.explanation.randomization import recalibrate
+from mnv3.images.preprocessing import Preprocessing
+from mnv3.inference import onnx_graph
+from mnv3.inference import session as inference_session
+from mnv3.nets.factory import network
+from mnv3.nets.mobilenet import MobileNetV3, Network
+from mnv3.nets.spec import Spec
+from mnv3.nets.tutorial import ArticleSpec
 from tests.benchmarks.timing import against, medians, report, turns
 
 RESULT = Path(__file__).with_name("speed.json")
 ROUNDS, SETTLE, CALLS, BATCH = 12, 3, 5, 64
 
 
-class Bare(graph._Writer):
+class Bare(onnx_graph._Writer):
     """The same network with nothing but logits: what any program that runs it must do."""
 
     def gate(self, h, layer, block, positive):
@@ -116,7 +118,8 @@ def in_torch(name: str, way: Callable) -> dict[str, Callable]:
 def engines(variant: str) -> dict:
     ours = checkpoint(variant)
     began = time.perf_counter()
-    session = engine._prepare(ours)  # in this thread: OpenMP no longer waits awake where two threads have its pools
+    # in this thread: OpenMP no longer waits awake where two threads have its pools
+    session = inference_session._prepare(ours)
     prepared = time.perf_counter() - began
     one = torch.randn(1, 3, 224, 224)
     blocks = len(ours.model.gated)
@@ -131,7 +134,7 @@ def engines(variant: str) -> dict:
         "ours: the causal batch": lambda: session.causal(one, reference),
         **in_torch("torchvision eager with hooks", lambda: hooks(one)),
         **in_torch("timm eager", lambda: timm(one)),
-        **in_torch("ours in torch", lambda: engine._in_torch(ours, one)),
+        **in_torch("ours in torch", lambda: inference_session._in_torch(ours, one)),
     }, ROUNDS, 1, SETTLE, CALLS)  # fmt: skip
     ways = {"bare": lambda: bare(many.numpy()), "ours": lambda: session.run(many)}
     batch = turns(ways, 5, 1, SETTLE, CALLS)

@@ -12,7 +12,8 @@ from pathlib import Path
 import PIL
 import torch
 
-from mnv3.processes import cores, machine
+from mnv3.basics import cores
+from mnv3.distributed import machine
 
 PAUSE = 0.05  # seconds
 

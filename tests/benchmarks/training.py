@@ -26,11 +26,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from mnv3.data import Files, Pictures
-from mnv3.images import Preprocessing
-from mnv3.processes import machine
-from mnv3.tables import Spec
-from mnv3.training import AUTOCAST, Recipe, Run, train_step
+from mnv3.distributed import machine
+from mnv3.images.preprocessing import Preprocessing
+from mnv3.nets.spec import Spec
+from mnv3.training.dataset import Files, Pictures
+from mnv3.training.recipe import AUTOCAST, Recipe
+from mnv3.training.run import Run, train_step
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 CLASSES = 10

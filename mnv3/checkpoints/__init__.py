@@ -1,0 +1,1 @@
+"""Checkpoints: the object and its folder, reading, downloading, converting, publishing."""

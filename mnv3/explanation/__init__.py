@@ -1,0 +1,1 @@
+"""Explanations: arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""Pictures: untrusted files to RGB, RGB to tensors."""

@@ -1,0 +1,1 @@
+"""Inference: the explained pass in ONNX Runtime or torch, caches, reference gates."""

@@ -1,0 +1,1 @@
+"""Networks: their tables, layers and descriptions."""

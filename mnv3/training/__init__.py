@@ -1,0 +1,1 @@
+"""Training: recipe, data, run, evaluation."""

@@ -1,0 +1,1 @@
+"""Drawing: arrays to bitmaps, SVG plots and charts."""
