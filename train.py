@@ -20,13 +20,15 @@ from __future__ import annotations
 import argparse
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, fields, replace
+import zlib
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +47,7 @@ from mnv3.images.preprocessing import Preprocessing
 from mnv3.nets.spec import final_side, multiply_adds, parameters
 from mnv3.training.dataset import Files, Pictures, Source, colour_statistics, hold_out, open_source
 from mnv3.training.evaluation import gate_statistics, predict, score
+from mnv3.training.membership import Membership, each_once
 from mnv3.training.recipe import Recipe, changed_fields, chosen_recipe, recipe_arguments
 from mnv3.training.run import Run, network_spec, set_early, steps_per_epoch, train_step
 from mnv3.visual.charts import confusion, confusion_matrix, curves, save_png
@@ -179,22 +182,29 @@ def train(recipe: Recipe, source: Checkpoint | None, options: Options, device: t
     check_hardware(recipe, device)
     state = start_state(recipe, out, options.resume)
     say(json.dumps(asdict(recipe)))
+    before = saved_membership(state, out) if state else None
+    tested = before and before.test_names
     # names only: test pictures are opened when training has ended
-    data = first_alone(lambda: open_source(recipe.data, recipe.seed), device)
+    data = first_alone(lambda: open_source(recipe.data, recipe.seed, tested), device)
     teacher = first_alone(lambda: teacher_for(recipe, data.classes, device), device)
+    pins = {"init": pin(source), "teacher": pin(teacher)}
+    if before:
+        check_pins(state, pins, recipe, out)
     spec = network_spec(recipe, len(data.classes), source)
     if options.push_to_hub and first:  # after what costs nothing to check, so that no slip leaves an empty repo
         checkpoints_publish.check_write(options.push_to_hub, options.private)
-    learned, held_out, preprocessing = read(data, recipe, source, options.workers)
+    learned, held_out, preprocessing, members = read(data, recipe, source, options, before, state)
     learned, held_out = learned.to(device), held_out.to(device)
     colours = preprocessing.mean, preprocessing.std
     run = Run.new(recipe, spec, device, source, teacher, colours)
     notes(run, learned)
+    members.note_twins()
     if state:
         go_on(run, state, learned, out)
     normal = tuple(torch.tensor(values, device=device) for values in colours)
     note = options.data_note or f"{data.name}, {len(learned) + len(held_out):,} pictures of {len(data.classes)} classes"
-    folder = Folder(options, preprocessing, note, data.classes)
+    kept = {"members": members.packed(), "preprocessing": preprocessing.to_dict(), "pins": pins}
+    folder = Folder(options, preprocessing, note, data.classes, kept if first else {})
     with Stopping() as stopping:
         finished = learn(run, learned, held_out, normal, folder, stopping)
         if not finished:
@@ -204,6 +214,7 @@ def train(recipe: Recipe, source: Checkpoint | None, options: Options, device: t
     checkpoint = store(run, learned, held_out, normal, folder)
     try:
         test = data.read("test", preprocessing, options.workers, progress("test"))
+        members.measured_on(test.members, out.name)  # hours have passed
     except InputError as error:
         raise InputError(f"{error} The checkpoint is stored; the same command with --resume measures it.") from None
     measure(checkpoint, test.to(device), out)
@@ -247,15 +258,51 @@ def go_on(run: Run, state: dict, learned: Pictures | Files, out: Path) -> None:
             "the same run")  # fmt: skip
 
 
+def saved_membership(state: dict, out: Path) -> Membership | None:
+    """The saved run's pictures; None, and a warning, where an older version kept none. Raises InputError if damaged."""
+    if not {"members", "preprocessing", "pins"} & state.keys():
+        say(f"note: {out.name}/last.pt is of an older version, which kept number and classes of its pictures alone: if "
+            "any file in --data, or what --init or --teacher name, was changed or renamed since the run began, the "
+            "measured top-1 will be wrong; start a new run then")  # fmt: skip
+        return None
+    try:
+        return Membership.unpacked(state["members"])
+    except (KeyError, TypeError, ValueError, AttributeError, zlib.error):
+        raise InputError(f"{out.name}/last.pt is damaged: start a new run with another --out.") from None
+
+
+def pin(checkpoint: Checkpoint | None) -> str:
+    """SHA-256 of all that decides a checkpoint's answers; '' for none."""
+    if checkpoint is None:
+        return ""
+    config = {k: v for k, v in checkpoint.config.items() if k not in ("name", "data")}
+    return hashlib.sha256((json.dumps(config, sort_keys=True) + checkpoint.weights_digest).encode()).hexdigest()
+
+
+def check_pins(state: dict, pins: dict, recipe: Recipe, out: Path) -> None:
+    """Raises InputError if --init or --teacher name another checkpoint than when the run began."""
+    saved = state["pins"] if isinstance(state.get("pins"), dict) else {}
+    for option, digest in pins.items():
+        if saved.get(option) != digest:
+            raise InputError(
+                f"`{option}` (={getattr(recipe, option)!r:.80}) is another checkpoint than when the run in {out.name}/ "
+                "began: put that one back, or start a new run with another --out."
+            )
+
+
 def progress(split: str):
     return lambda files: tqdm(files, f"reading {split}", leave=False, disable=world()[0] > 0)
 
 
-def read(data: Source, recipe: Recipe, source: Checkpoint | None, workers: int):
-    """(pictures to learn from, pictures held out, preprocessing); small ones have the mean and std of their own."""
-    preprocessing = as_prepared(recipe, source)
-    learned = data.read("train", preprocessing, workers, progress("train"))
-    if isinstance(learned, Pictures):
+def read(data: Source, recipe: Recipe, source: Checkpoint | None, options: Options, before=None, state=None):
+    """(pictures to learn from, pictures held out, preprocessing, Membership); a run that goes on has those of `before`.
+
+    Small pictures have the mean and std of their own.
+    """
+    workers, run = options.workers, options.out.name
+    preprocessing = Preprocessing.from_dict(state.get("preprocessing")) if before else as_prepared(recipe, source)
+    learned, held_out = data.read("train", preprocessing, workers, progress("train")), None
+    if isinstance(learned, Pictures) and not before:
         colours = preprocessing.mean, preprocessing.std
         if recipe.standardise and not source:
             colours = colour_statistics(learned)
@@ -263,8 +310,14 @@ def read(data: Source, recipe: Recipe, source: Checkpoint | None, workers: int):
                 raise InputError("The training pictures have one value throughout in a colour: give --no-standardise.")
         preprocessing = Preprocessing(recipe.size, recipe.size, preprocessing.interpolation, *colours)
     if "validation" in data.splits:
-        return learned, data.read("validation", preprocessing, workers, progress("validation")), preprocessing
-    return *hold_out(learned, recipe.holdout, recipe.seed), preprocessing
+        held_out = data.read("validation", preprocessing, workers, progress("validation"))
+    if before:
+        learned, held_out, before = before.again(learned, held_out, run)
+        return learned, held_out, preprocessing, before.measured_on(data.members("test"), run)
+    if held_out is None:
+        learned, held_out = hold_out(learned, recipe.holdout, recipe.seed)
+    members = Membership(learned.members, held_out.members, data.members("test"), data.skipped)
+    return learned, held_out, preprocessing, members
 
 
 def teacher_for(recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> Checkpoint | None:
@@ -298,6 +351,7 @@ class Folder:
     preprocessing: Preprocessing
     note: str
     classes: tuple[str, ...]
+    kept: dict = field(default_factory=dict)  # what each saved state holds beside the run's
 
     def checkpoint(self, run: Run, model, gates=None, metrics=None) -> Checkpoint:
         name = self.options.name or f"{run.recipe.folder_name}-{model.spec.variant}"
@@ -314,7 +368,7 @@ def store(run: Run, learned: Pictures | Files, held_out: Pictures | Files, norma
     best = max(scores, key=lambda name: scores[name]["top1"])
     device, gates = normal[0].device, None
     if models[best].gated:
-        gates = gate_statistics(models[best], learned, *normal, "training pictures, without those held out")
+        gates = gate_statistics(models[best], each_once(learned), *normal, "training pictures, without those held out")
     minutes = sum(row["seconds"] for row in run.log) / 60
     spec, side = run.model.spec, run.recipe.size
     metrics = {
@@ -445,7 +499,7 @@ def learn(run: Run, learned, held_out, normal, folder: Folder, stopping: Stoppin
                     bar.write(" · ".join(f"{k} {v}" for k, v in run.log[-1].items()))
                     write_log(run.log, out)
             if due and first:
-                state = {**run.state(), **data_position(learned), "processes": world()[1]}
+                state = {**run.state(), **data_position(learned), **folder.kept, "processes": world()[1]}
                 replace_file(out / "last.pt", partial(write_state, state))
                 saved = time.monotonic()
             if pusher and first and ended and len(run.log) % options.push_every == 0 and run.step < total:

@@ -12,6 +12,7 @@ taken, and no code in it is run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -104,6 +105,11 @@ class Checkpoint:
         side = self.preprocessing.crop
         return f"{len(self.labels):,} kinds of things, {side}×{side} pixels"
 
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights in use, whatever precision they are stored in."""
+        return weights_digest(self.model.state_dict())
+
     def measured(self) -> dict | None:
         """The accuracy in metrics.json, with `top1` (0..1), `n` and `pictures` (which, in words); None without one.
 
@@ -146,6 +152,16 @@ def _stored(tensor: Tensor, half: bool) -> Tensor:
     """Contiguous on the CPU; fp16 only for convolutions and linear layers, whose tensors aren't one BatchNorm's."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor.half() if half and tensor.is_floating_point() and tensor.dim() > 1 else tensor
+
+
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and values as float32, in the order of names, so that what belongs to other weights is known."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        tensor = tensor.detach().cpu()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _json(data: object) -> bytes:

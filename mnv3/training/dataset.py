@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import http.client
 import multiprocessing
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
@@ -32,24 +34,29 @@ TEST_SHARE = 0.2  # of a folder that has no test pictures of its own
 DOWNLOADS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # what --data can name: torchvision.datasets' class
 ENDED = RuntimeError, OSError, EOFError  # how a worker's end is told; a signal meant for the run may have ended it
 Found = dict[str, list[Path]]  # class name -> its picture files, in order
+Named = list[tuple[str, str]]  # of each picture class/name, and a digest of its content
 
 
 @dataclass
 class Pictures:
-    """Pictures of one size with their classes: images (N, 3, H, W) uint8, labels (N,) int64."""
+    """Pictures of one size with their classes: images (N, 3, H, W) uint8, labels (N,) int64.
+
+    members: name and digest of each, where they were read by a Source.
+    """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    members: Named = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, index: Tensor) -> Pictures:
-        return Pictures(self.images[index], self.labels[index], self.classes)
+        return Pictures(self.images[index], self.labels[index], self.classes, _picked(self.members, index))
 
     def to(self, device: torch.device) -> Pictures:
-        return Pictures(self.images.to(device), self.labels.to(device), self.classes)
+        return Pictures(self.images.to(device), self.labels.to(device), self.classes, self.members)
 
     def training_batch(self, recipe, step: int, share: tuple[int, int] = (0, 1)) -> tuple[Tensor, Tensor]:
         """Augmented pictures (n, 3, H, W) uint8 and labels of one step; of it, the places share[0]::share[1]."""
@@ -85,6 +92,7 @@ class Files:
     preprocessing: Preprocessing
     device: torch.device = torch.device("cpu")
     workers: int = 0
+    members: Named = field(default_factory=list, repr=False)
     _ahead: tuple[int, Iterator] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -92,7 +100,9 @@ class Files:
 
     def subset(self, index: Tensor) -> Files:
         places = torch.arange(len(self))[index]  # a mask or places
-        return replace(self, paths=[self.paths[i] for i in places], labels=self.labels[places], _ahead=None)
+        members = _picked(self.members, places)
+        paths = [self.paths[i] for i in places]
+        return replace(self, paths=paths, labels=self.labels[places], members=members, _ahead=None)
 
     def to(self, device: torch.device) -> Files:
         return replace(self, device=device, labels=self.labels.to(device), _ahead=None)
@@ -128,6 +138,11 @@ class Files:
             yield _whole(batch).to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
 
 
+def _picked(members: Named, index: Tensor) -> Named:
+    """The members at places, or where a mask is set."""
+    return [members[i] for i in torch.arange(len(members))[index.cpu()].tolist()] if members else []
+
+
 class _Training:
     """What a worker does for one picture of a step; every draw is a function of (seed, step, picture)."""
 
@@ -159,7 +174,7 @@ def _opened(path: Path):
     try:
         return open_picture(path)
     except InputError as error:
-        raise InputError(f"{path.parent.name}/{path.name}: {error}") from None
+        raise InputError(f"{named(path)}: {error}") from None
 
 
 class _Items:
@@ -240,6 +255,7 @@ class Source:
     classes: tuple[str, ...]
     splits: dict[str, Found]  # train, test, and validation where the folder has one; empty for a download
     resident: bool | None = None  # whether its pictures are kept in memory, once that is known
+    skipped: list[str] = field(default_factory=list)  # class/name of what read() could not read
 
     def read(self, split: str, preprocessing: Preprocessing, workers: int = 0, progress=iter) -> Pictures | Files:
         """All readable pictures of a split: in memory if they are preprocessing.crop pixels square and fit, else Files.
@@ -254,15 +270,53 @@ class Source:
         if self.resident is None:
             self.resident = len(files) * 3 * size * size <= MAX_RESIDENT and _first_size(files) == (size, size)
         if self.resident:
-            return _read_resident(split, files, size, self.classes, found, progress)
-        return _check_files(split, files, self.classes, found, preprocessing, workers, progress)
+            read = _read_resident(split, files, size, self.classes, found, progress)
+        else:
+            read = _check_files(split, files, self.classes, found, preprocessing, workers, progress)
+        self.skipped += sorted({named(path) for path, _ in files} - {name for name, _ in read.members})
+        return read
+
+    def members(self, split: str) -> Named:
+        """A split's files by class and name, with a digest of each; none of them is opened as a picture."""
+        if self.name in DOWNLOADS and not self.splits:
+            return _numbered(np.asarray(_dataset(self.name, split == "train").data))
+        paths = [path for name in self.classes for path in self.splits[split].get(name, [])]
+        rank, processes = world()
+        with ThreadPoolExecutor(cores()) as pool:
+            digests = gathered(list(pool.map(content, paths[rank::processes])), len(paths))
+        return [(named(path), digest) for path, digest in zip(paths, digests, strict=True)]
 
 
-def open_source(data: str, seed: int) -> Source:
+def named(path: Path) -> str:
+    """A picture's class and name: what it is called wherever --data lies."""
+    return f"{path.parent.name}/{path.name}"
+
+
+_digest = partial(hashlib.blake2b, digest_size=8)  # against slips, not against forgers: whoever trains is trusted
+
+
+def content(path: Path) -> str:
+    """A digest of the file's content, 16 hexadecimal digits; '' for a file that can't be read."""
+    try:
+        if path.is_file():  # a named pipe would be waited for
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, _digest).hexdigest()
+    except OSError:
+        pass
+    return ""
+
+
+def _numbered(images: np.ndarray) -> Named:
+    """A download's pictures (N, H, W, 3) by number."""
+    return [(str(i), _digest(image.tobytes()).hexdigest()) for i, image in enumerate(images)]
+
+
+def open_source(data: str, seed: int, tested: set[str] | None = None) -> Source:
     """What --data names, looked for in this order: 1. a folder; 2. cifar10 or cifar100, which torchvision downloads.
 
     A folder has train/ and test/ (or val/; with both, val/ is for choices and test/ for the one measurement), or
-    the classes themselves, of which a share is split off by the seed for testing. Raises InputError.
+    the classes themselves, of which a share is split off by the seed for testing; or, where a run goes on, `tested`
+    (class/name), since one file more or less would draw another share. Raises InputError.
     """
     if not data:
         raise InputError(f"`data` (='') is missing: give a folder of pictures, or {' or '.join(DOWNLOADS)}.")
@@ -277,7 +331,8 @@ def open_source(data: str, seed: int) -> Source:
         raise InputError(f"`data` (={folder.name!r:.80}) can't name a checkpoint: rename it to {wanted}.")
     inside = {child.name for child in folder.iterdir() if child.is_dir()}
     if "train" not in inside and not inside & {"test", "val"}:
-        train, test = _split(find_classes(folder), seed)
+        found = find_classes(folder)
+        train, test = _split(found, seed) if tested is None else _split_as(found, tested)
         return Source(folder.name, tuple(train), {"train": train, "test": test})
     train = find_classes(folder / "train")
     classes = tuple(train)
@@ -300,6 +355,13 @@ def _split(found: Found, seed: int) -> tuple[Found, Found]:
     return train, test
 
 
+def _split_as(found: Found, tested: set[str]) -> tuple[Found, Found]:
+    """Each class's files, those that `tested` names set apart for testing."""
+    train = {name: [file for file in files if named(file) not in tested] for name, files in found.items()}
+    test = {name: [file for file in files if named(file) in tested] for name, files in found.items()}
+    return train, {name: files for name, files in test.items() if files}
+
+
 def _dataset(name: str, train: bool):
     from torchvision import datasets
 
@@ -315,8 +377,9 @@ def _downloaded(name: str, train: bool, size: int) -> Pictures:
     dataset = _dataset(name, train)
     if size != 32:
         raise InputError(f"`size` (={size}) doesn't fit {name}: its pictures are 32×32.")
-    images = torch.from_numpy(np.asarray(dataset.data)).permute(0, 3, 1, 2).contiguous()
-    return Pictures(images, torch.tensor(dataset.targets), tuple(dataset.classes))
+    data = np.asarray(dataset.data)
+    images = torch.from_numpy(data).permute(0, 3, 1, 2).contiguous()
+    return Pictures(images, torch.tensor(dataset.targets), tuple(dataset.classes), _numbered(data))
 
 
 def _first_size(files: list[tuple[Path, int]]) -> tuple[int, int] | None:
@@ -329,7 +392,7 @@ def _first_size(files: list[tuple[Path, int]]) -> tuple[int, int] | None:
 
 
 def _read_resident(split: str, files, size: int, classes, found: Found, progress) -> Pictures:
-    images, labels, unreadable = np.empty((len(files), size, size, 3), np.uint8), [], []
+    images, labels, members, unreadable = np.empty((len(files), size, size, 3), np.uint8), [], [], []
     for path, label in progress(files):
         try:
             picture = _opened(path)
@@ -337,32 +400,36 @@ def _read_resident(split: str, files, size: int, classes, found: Found, progress
             unreadable.append(str(error))
             continue
         if picture.size != (size, size):
-            width, height = picture.size
-            name = f"{path.parent.name}/{path.name}"
-            raise InputError(f"{name} is {width}×{height}: this run needs {size}×{size}, as the first picture has.")
+            found = f"{named(path)} is {picture.size[0]}×{picture.size[1]}"
+            raise InputError(f"{found}: this run needs {size}×{size}, as the first picture has.")
         images[len(labels)] = np.asarray(picture)
         labels.append(label)
+        members.append((named(path), content(path)))
     _report(split, unreadable, len(files), classes, found, labels)
     images = torch.from_numpy(images[: len(labels)]).permute(0, 3, 1, 2).contiguous()
-    return Pictures(images, torch.tensor(labels), classes)
+    return Pictures(images, torch.tensor(labels), classes, members)
 
 
 def _check_files(split: str, files, classes, found: Found, preprocessing, workers: int, progress) -> Files:
     """Decodes each file once, a share of them in each process, so that no epoch meets one that can't be read."""
 
-    def trouble(file: tuple[Path, int]) -> str | None:
+    def checked(file: tuple[Path, int]) -> tuple[str, str]:
+        """(digest, what is wrong with it)"""
         try:
             _opened(file[0])
         except InputError as error:
-            return str(error)
+            return "", str(error)
+        return content(file[0]), ""
 
     rank, processes = world()
     with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes without Python's lock
-        troubles = gathered(list(progress(pool.map(trouble, files[rank::processes]))), len(files))
-    readable = [file for file, why in zip(files, troubles, strict=True) if not why]
-    labels = [label for _, label in readable]
-    _report(split, [why for why in troubles if why], len(files), classes, found, labels)
-    return Files([path for path, _ in readable], torch.tensor(labels), classes, preprocessing, workers=workers)
+        found_out = gathered(list(progress(pool.map(checked, files[rank::processes]))), len(files))
+    readable = [(*file, digest) for file, (digest, why) in zip(files, found_out, strict=True) if not why]
+    labels = [label for _, label, _ in readable]
+    _report(split, [why for _, why in found_out if why], len(files), classes, found, labels)
+    members = [(named(path), digest) for path, _, digest in readable]
+    return Files([path for path, *_ in readable], torch.tensor(labels), classes, preprocessing, workers=workers,
+                 members=members)  # fmt: skip
 
 
 def _report(split: str, unreadable: list[str], total: int, classes, found: Found, labels: list[int]) -> None:
