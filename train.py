@@ -45,7 +45,7 @@ from mnv3.distributed import fetching, first_alone, left_alone, machine, meet, o
 from mnv3.errors import InputError
 from mnv3.images.preprocessing import Preprocessing
 from mnv3.nets.spec import final_side, multiply_adds, parameters
-from mnv3.training.dataset import Files, Pictures, Source, colour_statistics, hold_out, open_source
+from mnv3.training.dataset import MAX_UNREADABLE, Files, Pictures, Source, colour_statistics, hold_out, open_source
 from mnv3.training.evaluation import gate_statistics, predict, score
 from mnv3.training.membership import Membership, each_once
 from mnv3.training.recipe import Recipe, changed_fields, chosen_recipe, recipe_arguments
@@ -53,6 +53,8 @@ from mnv3.training.run import Run, network_spec, set_early, steps_per_epoch, tra
 from mnv3.visual.charts import confusion, confusion_matrix, curves, save_png
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LEAVE_OUT = ("put the picture back, or give the same command with --resume as it is, which leaves out up to "
+             f"{MAX_UNREADABLE:.0%} of the training pictures and says which.")  # fmt: skip
 SAVE_EVERY = 120  # seconds between saved states: what a pulled plug may cost
 IMAGENET_COLOURS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std: large pictures aren't read twice for them
 
@@ -204,14 +206,19 @@ def train(recipe: Recipe, source: Checkpoint | None, options: Options, device: t
     normal = tuple(torch.tensor(values, device=device) for values in colours)
     note = options.data_note or f"{data.name}, {len(learned) + len(held_out):,} pictures of {len(data.classes)} classes"
     kept = {"members": members.packed(), "preprocessing": preprocessing.to_dict(), "pins": pins}
-    folder = Folder(options, preprocessing, note, data.classes, kept if first else {})
+    folder = Folder(options, preprocessing, note, data.classes, kept)
+    if state and members != before:  # also where no step is left, and so no save
+        save_state(run, learned, folder)
     with Stopping() as stopping:
         finished = learn(run, learned, held_out, normal, folder, stopping)
         if not finished:
             say(f"stopped and saved at step {run.step}: the same command with --resume goes on", file=sys.stderr)
             meet(device)  # torchrun ends the others as soon as one has ended, also one that is still saving
             return 130
-    checkpoint = store(run, learned, held_out, normal, folder)
+    try:
+        checkpoint = store(run, learned, held_out, normal, folder)
+    except InputError as error:
+        raise InputError(f"{error} All steps are saved: {LEAVE_OUT}") from None
     try:
         test = data.read("test", preprocessing, options.workers, progress("test"))
         members.measured_on(test.members, out.name)  # hours have passed
@@ -470,37 +477,43 @@ class Stopping:
 
 
 def learn(run: Run, learned, held_out, normal, folder: Folder, stopping: Stopping) -> bool:
-    """Steps until the recipe's end, or until asked to stop; True at the end. Saves every SAVE_EVERY seconds."""
-    steps, out, options = steps_per_epoch(learned, run.recipe), folder.options.out, folder.options
+    """Steps until the recipe's end, or until asked to stop; True at the end. Saves every SAVE_EVERY seconds.
+
+    Raises InputError for a picture that can no longer be read, once the state before it is saved.
+    """
+    steps, options = steps_per_epoch(learned, run.recipe), folder.options
     total, saved, batch, first = run.recipe.epochs * steps, time.monotonic(), run.recipe.batch_size, world()[0] == 0
     pusher = None
     if options.push_to_hub and options.push_every:
         pusher = checkpoints_publish.Pusher(options.push_to_hub, options.private)
     count = {"total": total * batch, "initial": run.step * batch}
     with tqdm(**count, unit="img", unit_scale=True, mininterval=2, disable=not first) as bar:
-        while run.step < total:
-            began = time.monotonic()
-            loss, top1, any_stop = train_step(run, learned, *normal, stopping.asked)
-            run.losses.append(loss)
-            run.top1s.append(top1)
-            run.seconds += time.monotonic() - began
-            bar.update(batch)
-            if run.step % 20 == 0:
-                show(bar, run, steps)
-            # all processes must leave at the same step, so they heed what they told each other in it
-            stop, ended = (any_stop if world()[1] > 1 else stopping.asked), run.step % steps == 0
-            due = stop or ended or (first and time.monotonic() - saved > SAVE_EVERY)
-            if due:
+        while run.step < total or unmeasured(run, steps):
+            stop = stopping.asked
+            try:
+                if not unmeasured(run, steps):
+                    stop = timed_step(run, learned, normal, stopping)
+                    bar.update(batch)
+                    if run.step % 20 == 0:
+                        show(bar, run, steps)
+                ended = unmeasured(run, steps)
+                due = stop or ended or (first and time.monotonic() - saved > SAVE_EVERY)
+                if due:
+                    run.check()
+                if ended:
+                    run.log.append(epoch_row(run, held_out, normal))
+            except InputError as error:  # a file has gone since it was checked; nothing of this step is in the weights
                 run.check()
+                save_state(run, learned, folder)
+                meet(normal[0].device)
+                raise InputError(f"{error} The state is saved at step {run.step}: {LEAVE_OUT}") from None
             if ended:
-                run.log.append(epoch_row(run, held_out, normal))
                 run.losses, run.top1s, run.seconds = [], [], 0.0
                 if first:
                     bar.write(" · ".join(f"{k} {v}" for k, v in run.log[-1].items()))
-                    write_log(run.log, out)
+                    write_log(run.log, options.out)
             if due and first:
-                state = {**run.state(), **data_position(learned), **folder.kept, "processes": world()[1]}
-                replace_file(out / "last.pt", partial(write_state, state))
+                save_state(run, learned, folder)
                 saved = time.monotonic()
             if pusher and first and ended and len(run.log) % options.push_every == 0 and run.step < total:
                 push_on_the_way(run, folder, pusher)
@@ -509,6 +522,29 @@ def learn(run: Run, learned, held_out, normal, folder: Folder, stopping: Stoppin
     if pusher and run.step == total:  # who is told to stop has seconds, and the state is saved
         pusher.wait()
     return run.step == total
+
+
+def unmeasured(run: Run, steps: int) -> bool:
+    """Whether an epoch has ended whose row is not in the log: held-out pictures may have failed it."""
+    return len(run.log) < run.step // steps
+
+
+def timed_step(run: Run, learned, normal, stopping: Stopping) -> bool:
+    """One step, its loss, top-1 and seconds kept; whether to stop after it."""
+    began = time.monotonic()
+    loss, top1, any_stop = train_step(run, learned, *normal, stopping.asked)
+    run.losses.append(loss)
+    run.top1s.append(top1)
+    run.seconds += time.monotonic() - began
+    # all processes must leave at the same step, so they heed what they told each other in it
+    return any_stop if world()[1] > 1 else stopping.asked
+
+
+def save_state(run: Run, learned: Pictures | Files, folder: Folder) -> None:
+    """last.pt, by the first process."""
+    if world()[0] == 0:
+        state = {**run.state(), **data_position(learned), **folder.kept, "processes": world()[1]}
+        replace_file(folder.options.out / "last.pt", partial(write_state, state))
 
 
 def show(bar: tqdm, run: Run, steps: int) -> None:

@@ -70,6 +70,16 @@ def gathered(part: list[T], count: int) -> list[T]:
     return whole
 
 
+def agree(error: InputError | None, device: torch.device) -> None:
+    """Raises InputError in every process where one has met one: else the others would wait for it in their next sum."""
+    if world()[1] == 1:
+        if error:
+            raise error
+    elif summed(torch.tensor([float(error is not None)], device=device)).item():
+        found = gathered([str(error) if error else ""], world()[1])
+        raise InputError(next(text for text in found if text))
+
+
 def meet(device: torch.device) -> None:
     """Returns in every process once all are here."""
     summed(torch.zeros(1, device=device)).item()

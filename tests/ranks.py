@@ -15,8 +15,8 @@ import mnv3
 import train
 from mnv3.distributed import meet
 from mnv3.images.preprocessing import Preprocessing
+from mnv3.training import dataset, evaluation
 from mnv3.training import dataset as training_dataset
-from mnv3.training import evaluation
 from mnv3.training import run as training_run
 from mnv3.training.dataset import Pictures, open_source
 
@@ -98,9 +98,25 @@ def work(textures, folder, rank):
     again = train.main(arguments(textures, folder / "stopped", "--resume"))
     straight = train.main(arguments(textures, folder / "straight"))
     found = {"stopped": stopped, "status": [again, straight], "measured": measured(textures), "steps": steps()}
-    found |= {"gradient": gradient(1), "in parts": gradient(2)}
+    found |= {"gradient": gradient(1), "in parts": gradient(2), "gone": gone(textures, folder, rank)}
     training_run.dist.destroy_process_group = end
     torch.save({**found, "refused": refused(folder)}, folder / f"rank {rank}")
+
+
+def gone(textures, folder, rank):
+    """A run in which the second process can't read a picture of step 3; status, what was said, and the state's step."""
+    true_batch, most = dataset.Files.training_batch, dataset.MAX_RESIDENT
+
+    def batch(files, recipe, step, share):
+        if step == 3 and rank == 1:
+            raise mnv3.InputError("10/0.jpg: it is gone.")
+        return true_batch(files, recipe, step, share)
+
+    dataset.Files.training_batch, dataset.MAX_RESIDENT = batch, 0
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        status = train.main(arguments(textures, folder / "gone", "--workers", "0"))
+    dataset.Files.training_batch, dataset.MAX_RESIDENT = true_batch, most
+    return status, said.getvalue(), torch.load(folder / "gone" / "last.pt", weights_only=True)["step"]
 
 
 def refused(folder):

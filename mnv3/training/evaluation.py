@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..checkpoints.checkpoint import GateStatistics
 from ..distributed import summed, world
 from .dataset import Files, Pictures
+from .run import together
 
 
 @torch.inference_mode()
@@ -24,7 +25,8 @@ def predict(forward: Callable, pictures: Pictures | Files, mean: Tensor, std: Te
     """
     rank, processes = world()
     mine = torch.arange(rank, len(pictures), processes)
-    answers = [forward(x).float() for x in pictures.evaluation(mine, (mean, std), batch_size)]
+    read = pictures.evaluation(mine, (mean, std), batch_size)
+    answers = together(lambda: [forward(x).float() for x in read], pictures, mean.device)
     if processes == 1:
         return torch.cat(answers)
     classes = torch.tensor([answers[0].shape[1] if answers else 0], device=mean.device)
@@ -70,13 +72,17 @@ def gate_statistics(
     labels = pictures.labels.cpu()[mine]
     start = [torch.zeros(channels, dtype=torch.float64) for channels in model.channels]
     sums = [torch.zeros(2, kinds, len(s), dtype=torch.float64) for s in start]  # of differences and their squares
-    batches = zip(pictures.evaluation(mine, (mean, std), 250), labels.split(250), strict=False)
-    for number, (x, answers) in enumerate(batches):
-        gates = [gate.double().cpu() for gate in model.explained(x).gates]
-        start = start if number else [gate[0] for gate in gates]
-        for total, gate, first in zip(sums, gates, start, strict=True):
-            total[0].index_add_(0, answers, gate - first)
-            total[1].index_add_(0, answers, (gate - first) ** 2)
+
+    def add_up() -> None:
+        batches = zip(pictures.evaluation(mine, (mean, std), 250), labels.split(250), strict=False)
+        for number, (x, answers) in enumerate(batches):
+            gates = [gate.double().cpu() for gate in model.explained(x).gates]
+            start[:] = start if number else [gate[0] for gate in gates]
+            for total, gate, first in zip(sums, gates, start, strict=True):
+                total[0].index_add_(0, answers, gate - first)
+                total[1].index_add_(0, answers, (gate - first) ** 2)
+
+    together(add_up, pictures, mean.device)
     count = labels.bincount(minlength=kinds).double()
     n = torch.cat([count.sum()[None], count])
     found = [_mean_and_m2(total, first, n, mean.device) for total, first in zip(sums, start, strict=True)]

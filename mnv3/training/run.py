@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 
 from ..basics import generator
 from ..checkpoints.checkpoint import Checkpoint
-from ..distributed import summed, world
+from ..distributed import agree, summed, world
 from ..errors import InputError
 from ..nets.factory import network
 from ..nets.layers import SqueezeExcitation
@@ -24,6 +26,8 @@ from ..nets.tutorial import ARTICLE, ArticleSpec
 from .augment import erased, normalise
 from .dataset import Files, Pictures
 from .recipe import AUTOCAST, Recipe
+
+T = TypeVar("T")
 
 
 def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -195,11 +199,14 @@ def train_step(
     """One step on the batch that run.step points at; returns loss and top-1 of the batch, and any process's `stop`.
 
     Order, augmentation and dropout are functions of (seed, epoch, step, process) alone: nothing else needs saving.
-    Raises FloatingPointError, naming the step, before a non-finite loss can touch the weights.
+    Raises FloatingPointError, naming the step, before a non-finite loss can touch the weights; InputError, in every
+    process, for a picture that can no longer be read, before anything is changed.
     """
     recipe, steps, (rank, processes) = run.recipe, steps_per_epoch(pictures, run.recipe), world()
     epoch = run.step // steps
-    images, labels = pictures.training_batch(recipe, run.step, (rank, processes))
+    images, labels = together(
+        lambda: pictures.training_batch(recipe, run.step, (rank, processes)), pictures, mean.device
+    )
     torch.manual_seed(int(torch.randint(2**31, (), generator=generator(recipe.seed, 5, run.step, rank))))  # dropout's
     set_early(run.model.train(), epoch < recipe.early_epochs)
     for group in run.optimiser.param_groups:
@@ -218,6 +225,18 @@ def train_step(
     run.step += 1
     run.average.update(run.model)
     return loss, top1, stops > 0
+
+
+def together(read: Callable[[], T], pictures: Pictures | Files, device: torch.device) -> T:
+    """read(); of Files, which may have gone since, an InputError in one process is raised in all."""
+    result, error = None, None
+    try:
+        result = read()
+    except InputError as caught:
+        error = caught
+    if error or isinstance(pictures, Files):
+        agree(error, device)
+    return result
 
 
 def gradients(run: Run, x: Tensor, labels: Tensor) -> Tensor:

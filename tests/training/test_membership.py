@@ -286,3 +286,75 @@ def test_a_state_whose_pictures_are_damaged_is_one_sentence(textures, stopped, t
     torch.save(state | {"members": state["members"][:20]}, out / "last.pt")
     assert train.main(arguments(textures, out, "--resume")) == 2
     assert "last.pt is damaged" in last_line(capsys)
+
+
+# ---- pictures that go while a run learns --------------------------------------------------------------------------
+
+FILES = ["--workers", "0", "--epochs", "2"]
+
+
+@pytest.fixture
+def as_files(textures, tmp_path, monkeypatch):
+    """A copy of the data, of which every picture is read from its file for each batch."""
+    monkeypatch.setattr(dataset, "MAX_RESIDENT", 0)
+    return shutil.copytree(textures, tmp_path / "moved")
+
+
+@pytest.mark.parametrize("part, step", [("learned", 8), ("held_out", 8), ("held_out", 12), ("learned", 12)])
+def test_a_picture_that_goes_while_a_run_learns_costs_no_step_of_it(
+    part, step, as_files, tmp_path, monkeypatch, capsys
+):
+    """It ended with exit 2, with nothing saved since the last state, and no way on from there."""
+    out, gone, learn = tmp_path / "run", [], train.learn
+    with monkeypatch.context() as patch:
+        true_step, held = train.train_step, []
+
+        def kept(run, learned, held_out, *rest):
+            held.append({"learned": learned, "held_out": held_out}[part])
+            return learn(run, learned, held_out, *rest)
+
+        def stepped(run, *rest):
+            result = true_step(run, *rest)
+            if run.step == step:
+                for path in held[0].paths if part == "learned" and step == 8 else held[0].paths[:1]:
+                    gone.append((path, path.read_bytes()))
+                    path.unlink()
+            return result
+
+        patch.setattr(train, "learn", kept)
+        patch.setattr(train, "train_step", stepped)
+        assert train.main(arguments(as_files, out, *FILES)) == 2
+    said, state = last_line(capsys), torch.load(out / "last.pt", weights_only=True)
+    named = any(f"{path.parent.name}/{path.name}: " in said for path, _ in gone)
+    assert named and "--resume" in said and "1%" in said and "put the picture back" in said
+    assert state["step"] == (12 if part == "held_out" else step) and not (out / "model.safetensors").exists()
+    for path, content in gone[1:]:  # all but one are put back
+        path.write_bytes(content)
+    assert train.main(arguments(as_files, out, *FILES, "--resume")) == 0
+    lost = f"{gone[0][0].parent.name}/{gone[0][0].name}"
+    assert f"dropped 1 of 120 training pictures that can no longer be read: {lost}" in capsys.readouterr().out
+    checkpoint = mnv3.load(out)
+    assert [row["epoch"] for row in checkpoint.metrics["log"]] == [1, 2]
+    assert checkpoint.gates.n.tolist()[0] == 96 - (part == "learned")
+    assert [name for name, _ in saved(out).dropped] == [lost]
+
+
+def test_a_run_whose_picture_was_put_back_is_the_same_run(as_files, tmp_path, monkeypatch):
+    straight, out, true_step, gone = tmp_path / "straight", tmp_path / "run", train.train_step, []
+    assert train.main(arguments(as_files, straight, *FILES)) == 0
+
+    def stepped(run, learned, *rest):
+        result = true_step(run, learned, *rest)
+        if run.step == 8:
+            gone.extend((path, path.read_bytes()) for path in learned.paths)
+            for path in learned.paths:
+                path.unlink()
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", stepped)
+        assert train.main(arguments(as_files, out, *FILES)) == 2
+    for path, content in gone:
+        path.write_bytes(content)
+    assert train.main(arguments(as_files, out, *FILES, "--resume")) == 0
+    assert differences(out, straight) == []

@@ -67,6 +67,13 @@ def test_what_ends_one_process_is_one_sentence_in_the_others(two):
     assert what == "train.py: another process of this run has ended: its own line says why.\n"
 
 
+def test_a_picture_that_one_process_cannot_read_stops_all_at_the_same_step_and_the_state_is_saved(two):
+    """The other had BatchNorm's statistics of the step already, and waited for its gradients."""
+    for found in two[0]:
+        status, said, step = found["gone"]
+        assert (status, step) == (2, 3) and "10/0.jpg: it is gone. The state is saved at step 3: put the" in said
+
+
 def test_the_published_figures_of_a_run_of_two_count_each_test_picture_once(two, textures):
     checkpoint = mnv3.load(two[1] / "straight")
     paths = sorted((textures / "test").glob("*/*"))
