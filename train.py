@@ -24,6 +24,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -52,9 +53,11 @@ from mnv3.training.recipe import Recipe, changed_fields, chosen_recipe, recipe_a
 from mnv3.training.run import Run, network_spec, set_early, steps_per_epoch, train_step
 from mnv3.visual.charts import confusion, confusion_matrix, curves, save_png
 
+STATE = "last.pt"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LEAVE_OUT = ("put the picture back, or give the same command with --resume as it is, which leaves out up to "
              f"{MAX_UNREADABLE:.0%} of the training pictures and says which.")  # fmt: skip
+PARENT = os.getppid()
 SAVE_EVERY = 120  # seconds between saved states: what a pulled plug may cost
 IMAGENET_COLOURS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std: large pictures aren't read twice for them
 
@@ -123,17 +126,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        remedy = "make room and go on with --resume" if error.errno in FULL else "check --data and --out"
+        saved = os.path.exists(options.out / STATE)
+        remedy = f"make room and {once_more(options.out)}" if error.errno in FULL else "check --data and --out"
         reason = error.strerror or "a file can't be read or written"
         if isinstance(error.filename, str | os.PathLike):
             reason += f" ({'/'.join(Path(error.filename).parts[-2:])!r:.100})"
-        print(f"train.py: {reason}: {remedy}. A state that was saved is whole.", file=sys.stderr)
+        left = "The state that was saved is whole" if saved else "No state was saved yet"
+        print(f"train.py: {reason}: {remedy}. {left}.", file=sys.stderr)
         return 1
     except FloatingPointError as error:
         print(f"train.py: {error} Start anew with a lower --lr and another --out.", file=sys.stderr)
         return 1
     except torch.OutOfMemoryError:
-        print("train.py: the GPU has too little memory: free it and go on with --resume, or start anew with "
+        anew = "start anew with another --out and" if os.path.exists(options.out / STATE) else "add"
+        print(f"train.py: the GPU has too little memory: free it and {once_more(options.out)}, or {anew} "
               "--accumulate 2 or more, a smaller --batch-size, or --precision bf16.", file=sys.stderr)  # fmt: skip
         return 1
     except RuntimeError as error:
@@ -148,6 +154,11 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def once_more(out: Path) -> str:
+    """How a run that ended goes on: without a saved state, --resume would be refused."""
+    return "go on with --resume" if os.path.exists(out / STATE) else "give the same command again"
 
 
 def check_apart(out: Path, data: str) -> None:
@@ -436,16 +447,14 @@ def start_state(recipe: Recipe, out: Path, resume: bool) -> dict | None:
     A folder with a state and no --resume is refused, so that no run is overwritten by a slip; so is one with anything
     else that a checkpoint would replace, such as another README.md, and a changed recipe.
     """
-    path = out / "last.pt"
-    if world()[0] == 0:
-        for left in out.glob(f".{path.name}.*"):  # by a process that was killed while it saved
-            left.unlink(missing_ok=True)
+    path = out / STATE
     if not resume:
         if path.exists():
             raise InputError(f"{out.name}/ already holds a run: add --resume to go on, or choose another --out.")
         if taken := [name for name in FILES if name != LOG and (out / name).exists()]:
             held = f"{out.resolve().name}/ holds another {taken[0]}"
             raise InputError(f"{held}, which would be lost: choose another --out.")
+        clear_temporaries(out)
         return None
     if not path.exists():
         raise InputError(f"{out.name}/ holds no run to resume: leave --resume away to start one.")
@@ -457,19 +466,41 @@ def start_state(recipe: Recipe, out: Path, resume: bool) -> dict | None:
         raise InputError(f"{out.name}/last.pt is damaged: start a new run with another --out.") from None
     if changed := changed_fields(state["recipe"], recipe):
         raise InputError(f"The run in {out.name}/ has another recipe ({'; '.join(changed)}): give the same values.")
+    clear_temporaries(out)
     return state
 
 
+def clear_temporaries(out: Path) -> None:
+    """Removes what a process left that was killed while it saved, by the names that replace_file gives, and no others.
+
+    An editor's .README.md.swp in the same folder is somebody's.
+    """
+    names = "|".join(re.escape(name) for name in (STATE, *checkpoints_publish.PUBLISHED))
+    for left in out.iterdir() if world()[0] == 0 else ():
+        if re.fullmatch(rf"\.({names})\.[a-z0-9_]{{8}}", left.name):
+            left.unlink(missing_ok=True)
+
+
+def orphaned() -> bool:
+    """Whether torchrun, which started this process, has ended; on its own a run may outlive the shell it began in."""
+    return "LOCAL_RANK" in os.environ and os.getppid() != PARENT
+
+
 class Stopping:
-    """Turns Ctrl-C and SIGTERM into a flag that is looked at between steps, so that a state is saved whole."""
+    """Turns Ctrl-C and SIGTERM into a flag that is looked at between steps, so that a state is saved whole.
+
+    Where torchrun is killed (SIGKILL) it can tell its processes nothing: they see that their parent is another.
+    """
+
+    asked = property(lambda self: self.signalled or orphaned())
 
     def __enter__(self) -> Stopping:
-        self.asked = False
+        self.signalled = False
         self.before = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def ask(self, *_) -> None:
-        self.asked = True
+        self.signalled = True
 
     def __exit__(self, *_) -> None:
         for number, handler in self.before.items():
@@ -544,7 +575,7 @@ def save_state(run: Run, learned: Pictures | Files, folder: Folder) -> None:
     """last.pt, by the first process."""
     if world()[0] == 0:
         state = {**run.state(), **data_position(learned), **folder.kept, "processes": world()[1]}
-        replace_file(folder.options.out / "last.pt", partial(write_state, state))
+        replace_file(folder.options.out / STATE, partial(write_state, state))
 
 
 def show(bar: tqdm, run: Run, steps: int) -> None:

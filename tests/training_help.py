@@ -88,7 +88,7 @@ class StopAfter(train.Stopping):
     """Is asked to stop once `steps` steps have been taken in this process."""
 
     steps, taken = 0, 0
-    asked = property(lambda self: self.taken >= self.steps, lambda self, value: None)
+    asked = property(lambda self: self.taken >= self.steps)
 
 
 def interrupted(folder, out, steps, *more):

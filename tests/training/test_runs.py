@@ -421,7 +421,24 @@ def test_a_save_that_breaks_off_leaves_the_last_state_whole(textures, straight, 
 
 def test_a_full_disk_is_one_sentence(textures, full_disk, tmp_path, capsys):
     assert train.main(arguments(textures, tmp_path / "run")) == 1
-    assert "No space left" in last_line(capsys)
+    assert "No space left" in (said := last_line(capsys)) and "go on with --resume. The state that was" in said
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), torch.OutOfMemoryError("CUDA")])
+def test_before_the_first_state_the_remedy_is_not_resume_which_would_be_refused(
+    error, textures, straight, tmp_path, monkeypatch, capsys
+):
+    def failing(*_):
+        raise error
+
+    out, place = tmp_path / "run", "write_state" if isinstance(error, OSError) else "train_step"
+    with monkeypatch.context() as patch:
+        patch.setattr(train, place, failing)
+        assert train.main(arguments(textures, out)) == 1
+    said = last_line(capsys)
+    assert "give the same command again" in said and "--resume" not in said and "another --out" not in said
+    assert train.main(arguments(textures, out)) == 0
+    assert differences(out, straight) == []
 
 
 def test_a_folder_that_may_not_be_read_is_named(textures, tmp_path, monkeypatch, capsys):
@@ -576,6 +593,65 @@ def test_a_run_that_is_killed_in_the_middle_of_a_save_goes_on_from_the_last_stat
     assert differences(out, straight) == [] and list(out.glob(".*")) == []
 
 
+@pytest.mark.parametrize("words", [[], ["--resume"]], ids=["new", "resumed"])
+def test_what_a_killed_save_left_is_cleared_and_nothing_else(words, textures, stopped, tmp_path):
+    """Of the checkpoint's files too, tens of megabytes each time; of an editor's files in the folder none."""
+    out = shutil.copytree(stopped, tmp_path / "run") if words else tmp_path / "run"
+    out.mkdir(exist_ok=True)
+    for name in ("last.pt", "model.safetensors", "gates.safetensors", "metrics.json", "README.md", "curves.png"):
+        (out / f".{name}.abc_de12").touch()
+    others = {".README.md.swp", ".model.safetensors.backup2", ".config.json.~", ".mine"}
+    for name in others:
+        (out / name).touch()
+    assert train.main(arguments(textures, out, *words)) == 0
+    assert {path.name for path in out.glob(".*")} == others
+
+
+def test_a_folder_that_is_refused_is_left_as_it_is(textures, stopped, tmp_path):
+    out = shutil.copytree(stopped, tmp_path / "run")
+    (out / ".last.pt.abc_de12").touch()
+    assert train.main(arguments(textures, out)) == 2
+    assert (out / ".last.pt.abc_de12").exists()
+
+
+ORPHAN = """
+import os, sys, time
+from pathlib import Path
+import train
+meeting, deadline = Path(sys.argv[1]), time.monotonic() + 60
+with train.Stopping() as stopping:
+    (meeting / "asked before").write_text(str(stopping.asked))
+    (meeting / "there").touch()
+    while not stopping.asked and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (meeting / "after").write_text(str(stopping.asked))
+    (meeting / "done").touch()
+"""
+AGENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+
+
+@pytest.mark.parametrize("under", ["torchrun", "a shell"])
+def test_a_process_whose_torchrun_was_killed_is_asked_to_stop(under, tmp_path):
+    """It went on to the run's end, out of reach; one on its own may outlive its shell, as nohup has it."""
+    environment = {k: v for k, v in os.environ.items() if k != "LOCAL_RANK"}
+    if under == "torchrun":
+        environment["LOCAL_RANK"] = "0"
+    code = ORPHAN if under == "torchrun" else ORPHAN.replace("+ 60", "+ 12")
+    with subprocess.Popen([sys.executable, "-c", AGENT, code, str(tmp_path)], cwd=ROOT, env=environment) as agent:
+        wait_for(tmp_path / "there")
+        agent.kill()
+    wait_for(tmp_path / "done")
+    assert (tmp_path / "asked before").read_text() == "False"
+    assert (tmp_path / "after").read_text() == str(under == "torchrun")
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def scenery(tmp_path_factory):
     """One folder of three classes of 40 large pictures, hardly two of them of one size."""
@@ -627,13 +703,19 @@ def test_signals_to_all_processes_of_a_run_stop_it_and_its_workers_and_save(scen
     assert torch.load(out / "last.pt", weights_only=True)["step"] == 8
 
 
-def test_a_gpu_without_memory_is_one_sentence(textures, tmp_path, monkeypatch, capsys):
+def test_a_gpu_without_memory_is_one_sentence(textures, stopped, tmp_path, monkeypatch, capsys):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate …")
 
     monkeypatch.setattr(train, "train_step", full)
     assert train.main(arguments(textures, tmp_path / "run")) == 1
-    assert "start anew with --accumulate" in last_line(capsys), "--resume refuses another recipe"
+    assert "or add --accumulate 2" in last_line(capsys)
+    monkeypatch.undo()
+    out = shutil.copytree(stopped, tmp_path / "stopped")
+    monkeypatch.setattr(train, "train_step", full)
+    assert train.main(arguments(textures, out, "--resume")) == 1
+    said = last_line(capsys)
+    assert "free it and go on with --resume, or start anew with another --out and --accumulate" in said, "recipe"
 
 
 def test_a_loss_that_is_no_number_ends_in_what_can_be_done(textures, tmp_path, monkeypatch, capsys):
