@@ -42,7 +42,7 @@ from mnv3.checkpoints import publish as checkpoints_publish
 from mnv3.checkpoints.checkpoint import FILES, LOG, Checkpoint
 from mnv3.checkpoints.reading import read_checkpoint
 from mnv3.checkpoints.registry import load
-from mnv3.distributed import fetching, first_alone, left_alone, machine, meet, only_run_in, say, world
+from mnv3.distributed import fetching, first_alone, gathered, left_alone, machine, meet, only_run_in, say, world
 from mnv3.errors import InputError
 from mnv3.images.preprocessing import Preprocessing
 from mnv3.nets.spec import final_side, multiply_adds, parameters
@@ -217,6 +217,7 @@ def train(recipe: Recipe, source: Checkpoint | None, options: Options, device: t
     normal = tuple(torch.tensor(values, device=device) for values in colours)
     note = options.data_note or f"{data.name}, {len(learned) + len(held_out):,} pictures of {len(data.classes)} classes"
     kept = {"members": members.packed(), "preprocessing": preprocessing.to_dict(), "pins": pins}
+    same_everywhere(kept)
     folder = Folder(options, preprocessing, note, data.classes, kept)
     if state and members != before:  # also where no step is left, and so no save
         save_state(run, learned, folder)
@@ -306,6 +307,15 @@ def check_pins(state: dict, pins: dict, recipe: Recipe, out: Path) -> None:
                 f"`{option}` (={getattr(recipe, option)!r:.80}) is another checkpoint than when the run in {out.name}/ "
                 "began: put that one back, or start a new run with another --out."
             )
+
+
+def same_everywhere(kept: dict) -> None:
+    """Raises InputError if files or a Hub repo were changed while this run's processes read them, each for itself."""
+    members = hashlib.sha256(kept["members"].numpy().tobytes()).hexdigest()
+    found = gathered([{**kept, "members": members}], world()[1])
+    if changed := [name for name in found[0] if any(other[name] != found[0][name] for other in found)]:
+        raise InputError(f"The processes of this run have read different files ({changed[0]}), which were changed "
+                         "meanwhile: give the same command again.")  # fmt: skip
 
 
 def progress(split: str):
@@ -421,7 +431,8 @@ def measure(checkpoint: Checkpoint, test: Pictures | Files, out: Path) -> None:
         matrix = confusion_matrix(logits.argmax(1).cpu().numpy(), test.labels.cpu().numpy(), logits.shape[1])
         if picture := confusion(matrix, checkpoint.labels):
             save_png(picture, out / "confusion.png")
-        replace(checkpoint, metrics={**checkpoint.metrics, "test": result}).save(out, half=True)
+        # the network that was measured, whatever has become of the folder since it was stored
+        replace(stored, metrics={**checkpoint.metrics, "test": result}).save(out, half=True)
         print(f"{checkpoint.name}: {result['top1']:.2%} top-1 on {result['n']:,} test pictures, in {out}/")
 
 

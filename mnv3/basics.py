@@ -24,6 +24,15 @@ MAX_LABEL_LENGTH = 200
 
 def replace_file(path: Path, write: Callable[[str], object]) -> None:
     """write(temporary path) in the same folder, then rename: a crash or a full disk leaves the old file whole."""
+    temporary = _temporary(path, write)
+    try:
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _temporary(path: Path, write: Callable[[str], object]) -> str:
+    """The path of a whole file beside `path`, made by write(its path); none is left where that fails."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
@@ -31,9 +40,10 @@ def replace_file(path: Path, write: Callable[[str], object]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's 600 would keep a server under another user from reading it
-        os.replace(temporary, path)
-    finally:
+    except BaseException:
         Path(temporary).unlink(missing_ok=True)
+        raise
+    return temporary
 
 
 def fits(text: object) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ import safetensors.numpy
 import safetensors.torch
 from torch import Tensor
 
-from ..basics import MAX_LABEL_LENGTH, fits, replace_file
+from ..basics import MAX_LABEL_LENGTH, _temporary, fits
 from ..errors import InputError
 from ..images.decode import open_picture
 from ..images.preprocessing import Preprocessing
@@ -38,6 +39,7 @@ FORMAT = "mnv3-1"
 CONFIG, WEIGHTS, GATES, METRICS, CARD, LOG = (
     "config.json", "model.safetensors", "gates.safetensors", "metrics.json", "README.md", "log.csv",
 )  # fmt: skip
+OF = "weights_sha256"  # in gates' metadata and metrics.json: the Checkpoint.weights_digest of what they belong to
 FILES = (CONFIG, WEIGHTS, GATES, METRICS, CARD, LOG)  # what a checkpoint consists of; the first two must be there
 ENOUGH_FOR_Z = 50  # pictures behind a reference before its spread says anything
 
@@ -127,25 +129,49 @@ class Checkpoint:
         return self.preprocessing(open_picture(picture, self.preprocessing.enough))
 
     def save(self, folder: str | os.PathLike, half: bool = False) -> Path:
-        """Writes the folder, each file replaced whole; `half`: convolutions' and linear layers' weights as fp16."""
+        """Writes the folder, each file replaced whole; `half`: convolutions' and linear layers' weights as fp16.
+
+        All is written before anything is replaced, so that a full disk leaves the folder as it was. Then, where weights
+        or config change, what belongs to the old ones goes first and config.json comes last: a process killed in
+        between leaves a folder that lacks files, or is refused without config.json, but never parts of two networks.
+        """
         from .card import model_card
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: _stored(tensor, half) for name, tensor in self.model.state_dict().items()}
-        contents = {
+        digest = weights_digest(tensors)
+        _replace_files(folder, {
             WEIGHTS: safetensors.torch.save(tensors, {"format": "pt"}),
-            CONFIG: _json(self.config),
-            METRICS: _json(self.metrics) if self.metrics else None,
-            GATES: _gates_bytes(self.gates) if self.gates else None,
+            GATES: _gates_bytes(self.gates, digest) if self.gates else None,
+            METRICS: _json({**self.metrics, OF: digest}) if self.metrics else None,
             CARD: model_card(self).encode(),
-        }
-        for name, content in contents.items():
-            if content is None:
-                (folder / name).unlink(missing_ok=True)
-            else:
-                replace_file(folder / name, lambda path, content=content: Path(path).write_bytes(content))
+            CONFIG: _json(self.config),
+        })  # fmt: skip
         return folder
+
+
+def _replace_files(folder: Path, contents: dict[str, bytes | None]) -> None:
+    """Makes the folder's files these, None: none; in this order, in the way that Checkpoint.save describes."""
+    changed = {name: content for name, content in contents.items() if _content(folder / name) != content}
+    temporaries: dict[str, str] = {}
+    try:
+        for name, content in changed.items():
+            if content is not None:
+                temporaries[name] = _temporary(folder / name, lambda path, c=content: Path(path).write_bytes(c))
+        for name in reversed(changed):
+            if changed[name] is None or (name != WEIGHTS and changed.keys() & {WEIGHTS, CONFIG}):
+                (folder / name).unlink(missing_ok=True)
+        for name in list(temporaries):
+            os.replace(temporaries[name], folder / name)
+            del temporaries[name]
+    finally:
+        for temporary in temporaries.values():
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
@@ -168,12 +194,29 @@ def _json(data: object) -> bytes:
     return (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _gates_bytes(gates: GateStatistics) -> bytes:
+def _gates_bytes(gates: GateStatistics, digest: str) -> bytes:
     arrays = {"n": gates.n}
     for block, (mean, m2) in enumerate(zip(gates.mean, gates.m2, strict=True)):
         arrays[f"mean.{block}"], arrays[f"m2.{block}"] = mean, m2
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return safetensors.numpy.save(arrays, {"source": gates.source})
+    data = safetensors.numpy.save(arrays, {"source": gates.source, OF: digest})
+    (size,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + size])  # its metadata are in another order each time
+    text = json.dumps(header | {"__metadata__": dict(sorted(header["__metadata__"].items()))}, separators=(",", ":"))
+    text += " " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text.encode() + data[8 + size :]
+
+
+def _stamps(folder: Path) -> list[tuple[int, int, int] | None]:
+    """What changes when one of the files is replaced: (inode, nanoseconds, bytes) of each, None for one that lacks."""
+    found = []
+    for name in (CONFIG, WEIGHTS, GATES, METRICS):
+        try:
+            stat = os.stat(folder / name)
+            found.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        except (OSError, ValueError):
+            found.append(None)
+    return found
 
 
 def checked_labels(labels: object, num_classes: int) -> tuple[str, ...]:

@@ -23,7 +23,20 @@ from ..nets.factory import network, read_spec
 from ..nets.mobilenet import Network
 from ..nets.spec import Spec, gated_blocks
 from ..nets.tutorial import ArticleSpec
-from .checkpoint import CONFIG, FORMAT, GATES, METRICS, WEIGHTS, Checkpoint, GateStatistics, _json, checked_labels
+from .checkpoint import (
+    CONFIG,
+    FORMAT,
+    GATES,
+    METRICS,
+    OF,
+    WEIGHTS,
+    Checkpoint,
+    GateStatistics,
+    _json,
+    _stamps,
+    checked_labels,
+    weights_digest,
+)
 
 T = TypeVar("T")
 MAX_JSON_BYTES = 8_000_000
@@ -35,13 +48,25 @@ WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.c
 
 
 def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
-    """Reads a folder strictly. Raises InputError that names the file, the field or the tensor that is wrong."""
+    """Reads a folder strictly. Raises InputError that names the file, the field or the tensor that is wrong.
+
+    Gates and metrics that name other weights than the folder's are wrong too; older ones name none.
+    """
+    before = _stamps(folder)
     config = read_config(folder)
     spec, labels, preprocessing = config["spec"], config["labels"], config["preprocessing"]
     model = _empty(spec)
     fill(model, read_tensors(folder / WEIGHTS, model))
-    gates = _read_gates(folder / GATES, spec) if (folder / GATES).is_file() else None
+    gates, belongs = _read_gates(folder / GATES, spec) if (folder / GATES).is_file() else (None, None)
     metrics = _read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
+    owners = {GATES: belongs, METRICS: metrics.pop(OF, None)}
+    digest = weights_digest(model.state_dict()) if any(owner is not None for owner in owners.values()) else None
+    for file, owner in owners.items():
+        if owner is not None and owner != digest:
+            raise InputError(f"{file} belongs to other weights than {WEIGHTS}: fetch both from one place, write the "
+                             f"folder again with Checkpoint.save, or remove {file}.")  # fmt: skip
+    if _stamps(folder) != before:
+        raise InputError("The folder was written to while it was read: try again.")
     return Checkpoint(name or config["name"], model, labels, preprocessing, config["data"], gates, metrics)
 
 
@@ -182,7 +207,8 @@ def _open_safetensors(path: Path, most: int, framework: str = "pt"):
     return safetensors.safe_open(path, framework)
 
 
-def _read_gates(path: Path, spec: Spec | ArticleSpec) -> GateStatistics:
+def _read_gates(path: Path, spec: Spec | ArticleSpec) -> tuple[GateStatistics, str | None]:
+    """The statistics, and the digest of the weights that they are of, if the file has it."""
     blocks = gated_blocks(spec)
     try:
         with _open_safetensors(path, MAX_WEIGHT_BYTES, "np") as file:
@@ -199,7 +225,8 @@ def _read_gates(path: Path, spec: Spec | ArticleSpec) -> GateStatistics:
                 if rows not in ((1,), (1 + spec.num_classes,)) or shapes[name] != rows + tail:
                     raise InputError(f"{path.name}: {name!r} has shape {shapes[name]}, which doesn't fit this network.")
             arrays = {name: file.get_tensor(name) for name in wanted}
-            source = (file.metadata() or {}).get("source", "training pictures")[:MAX_LABEL_LENGTH]
+            metadata = file.metadata() or {}
+            source = metadata.get("source", "training pictures")[:MAX_LABEL_LENGTH]
     except safetensors.SafetensorError:
         raise InputError(f"{path.name} is cut off or not a safetensors file: fetch it again.") from None
     # of numbers within 0..1 no M2 is larger than n / 4
@@ -208,4 +235,4 @@ def _read_gates(path: Path, spec: Spec | ArticleSpec) -> GateStatistics:
         if not ((array >= 0) & (array <= most[name.partition(".")[0]])).all():  # NaN fails it too
             raise InputError(f"{path.name}: {name!r} holds a value that no gate statistic can have.")
     pick = lambda kind: tuple(arrays[f"{kind}.{i}"] for i in range(len(blocks)))  # noqa: E731
-    return GateStatistics(arrays["n"], pick("mean"), pick("m2"), source)
+    return GateStatistics(arrays["n"], pick("mean"), pick("m2"), source), metadata.get(OF)

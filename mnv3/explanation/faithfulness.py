@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -278,10 +277,7 @@ def _round(value: float, digits: int = 4) -> float:
 
 def digest(checkpoint: Checkpoint) -> str:
     """SHA-256 of the weights in use, so that figures can't stay beside other weights."""
-    found = sha256()
-    for name, tensor in sorted(checkpoint.model.state_dict().items()):
-        found.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return found.hexdigest()
+    return checkpoint.weights_digest
 
 
 def published(checkpoint: Checkpoint) -> dict | None:

@@ -3,8 +3,11 @@
 import json
 import os
 import pickle
+import shutil
 import stat
 import time
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import torch
 
 import mnv3
 from mnv3 import InputError
+from mnv3.checkpoints import reading
 from mnv3.checkpoints.checkpoint import GateStatistics, checked_labels
 from mnv3.checkpoints.reading import read_checkpoint, unwrapped
 
@@ -108,7 +112,7 @@ def test_a_full_disk_leaves_the_old_file_whole(checkpoint, folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save(folder)
+        replace(checkpoint, metrics={"test": {"n": 100, "top1": 0.5}}).save(folder)
     monkeypatch.undo()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -529,3 +533,137 @@ def test_counters_are_whole_numbers_of_64_bits(folder, kind):
     name = next(name for name in tensors if name.endswith("num_batches_tracked"))
     safetensors.torch.save_file({**tensors, name: torch.ones((), dtype=kind)}, folder / "model.safetensors")
     assert name in refusal(folder)
+
+
+# ---- parts that belong to one network -----------------------------------------------------------------------------
+
+
+def test_a_disk_that_fills_at_the_last_file_leaves_every_old_file(checkpoint, other, folder, monkeypatch):
+    """Weights were replaced already when there was no room for their gates."""
+    before, write, written = {path.name: path.read_bytes() for path in folder.iterdir()}, Path.write_bytes, []
+
+    def filling(path, content):
+        written.append(path)
+        if len(written) == 5:
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", filling)
+    with pytest.raises(OSError, match="No space"):
+        replace(other, name="another").save(folder)
+    monkeypatch.undo()
+    assert len(written) == 5 and {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.fixture
+def other(checkpoint):
+    """The same network trained otherwise, as a run's newer weights are, with figures of its own."""
+    model = deepcopy(checkpoint.model)
+    model.classifier[3].bias[0] += 1
+    gates = replace(checkpoint.gates, source="other scenes")
+    return replace(checkpoint, model=model, gates=gates, metrics={"test": {"n": 100, "top1": 0.75}})
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("name", ["gates.safetensors", "metrics.json"])
+def test_gates_and_metrics_of_other_weights_are_refused(name, half, checkpoint, other, tmp_path):
+    folder, foreign = checkpoint.save(tmp_path / "tiny", half=half), other.save(tmp_path / "other", half=half)
+    shutil.copy(foreign / name, folder)
+    assert f"{name} belongs to other weights than model.safetensors" in (said := refusal(folder)) and "remove" in said
+    shutil.copy(foreign / "model.safetensors", folder)
+    (folder / {"gates.safetensors": "metrics.json", "metrics.json": "gates.safetensors"}[name]).unlink()
+    assert read_checkpoint(folder).weights_digest == read_checkpoint(foreign).weights_digest
+
+
+def test_gates_and_metrics_that_name_no_weights_are_read_as_before(folder, gates, checkpoint):
+    gates(lambda a: a, {"source": "a hundred scenes"})
+    (folder / "metrics.json").write_text(json.dumps(checkpoint.metrics))
+    again = read_checkpoint(folder)
+    assert again.gates.count == 100 and again.metrics == checkpoint.metrics
+
+
+def test_weights_stored_in_another_precision_without_loss_keep_their_gates(checkpoint, tmp_path, weights):
+    folder = checkpoint.save(tmp_path / "tiny", half=True)
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    whole = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    safetensors.torch.save_file(whole, folder / "model.safetensors")
+    assert read_checkpoint(folder).gates.count == 100
+
+
+def test_the_bytes_of_gates_are_a_function_of_what_they_say(checkpoint, tmp_path):
+    """safetensors writes metadata in another order each time."""
+    written = {(checkpoint.save(tmp_path / str(i)) / "gates.safetensors").read_bytes() for i in range(12)}
+    assert len(written) == 1
+
+
+def ends(monkeypatch, count):
+    """From the count-th change of a name on, the process is as if killed."""
+    calls = []
+
+    def counted(true):
+        def call(*inputs, **options):
+            if str(inputs[0]).rpartition("/")[2][:1] == "." or true is unlink:
+                calls.append(inputs)
+                if len(calls) > count:
+                    raise KeyboardInterrupt
+            return true(*inputs, **options)
+
+        return call
+
+    unlink = Path.unlink
+    monkeypatch.setattr(os, "replace", counted(os.replace))
+    monkeypatch.setattr(Path, "unlink", counted(unlink))
+
+
+@pytest.mark.parametrize("labels", [False, True], ids=["same classes", "other classes"])
+def test_a_save_that_is_killed_leaves_no_parts_of_two_networks(labels, checkpoint, other, tmp_path, monkeypatch):
+    """New weights with old gates and an old top-1 were a folder like any other."""
+    if labels:
+        other = replace(other, labels=tuple(reversed(other.labels)))
+    found = []
+    for count in range(12):
+        folder = checkpoint.save(tmp_path / str(count), half=True)
+        with monkeypatch.context() as patch:
+            ends(patch, count)
+            with suppress(KeyboardInterrupt):
+                other.save(folder, half=True)
+        try:
+            again = read_checkpoint(folder)
+        except InputError as error:
+            assert labels and "no config.json" in str(error)
+            found.append("refused")
+            continue
+        new = bool(again.model.classifier[3].bias[0] != read_checkpoint(checkpoint.save(tmp_path / "a", half=True))
+                   .model.classifier[3].bias[0])  # fmt: skip
+        whose = other if new else checkpoint
+        assert again.labels == whose.labels
+        assert again.gates is None or again.gates.source == whose.gates.source
+        assert again.metrics in ({}, whose.metrics)
+        found.append("new" if new else "old")
+        other.save(folder, half=True)
+        assert read_checkpoint(folder).metrics == other.metrics
+    assert found[0] == "old" and found[-1] == "new" and ("refused" in found) == labels
+
+
+def test_what_is_the_same_is_not_written_again(checkpoint, folder):
+    """So a reader of the folder finds weights and config all the time while figures are added."""
+    before = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    replace(checkpoint, metrics={"test": {"n": 100, "top1": 0.5}}).save(folder)
+    after = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"metrics.json", "README.md"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "gates.safetensors", "model.safetensors"])
+def test_a_folder_that_is_written_to_while_it_is_read_is_refused(
+    name, checkpoint, other, folder, tmp_path, monkeypatch
+):
+    """Config of the one and weights of the other would be a network whose classes have each other's names."""
+    foreign, fill = other.save(tmp_path / "other"), reading.fill
+
+    def filled(*inputs):
+        fill(*inputs)
+        os.replace(foreign / name, folder / name)
+
+    monkeypatch.setattr(reading, "fill", filled)
+    with pytest.raises(InputError, match="written to while it was read: try again|belongs to other weights"):
+        read_checkpoint(folder)

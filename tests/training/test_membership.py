@@ -270,6 +270,18 @@ def test_a_checkpoint_with_another_preprocessing_is_another_one(straight):
     assert train.pin(None) == ""
 
 
+def test_processes_that_have_read_different_files_do_not_train_together(monkeypatch):
+    """Each reads for itself; a Hub repo may have a new commit between two of them."""
+    begun = Membership([("a/1.png", "0" * 16)], [], [])
+    kept = {"members": begun.packed(), "preprocessing": {}, "pins": {"init": "", "teacher": "1"}}
+    train.same_everywhere(kept)
+    monkeypatch.setattr(
+        train, "gathered", lambda part, count: [*part, part[0] | {"pins": {"init": "", "teacher": "2"}}]
+    )
+    with pytest.raises(InputError, match="have read different files .pins., which.*same command again"):
+        train.same_everywhere(kept)
+
+
 def test_a_state_of_an_older_version_goes_on_with_a_warning(textures, stopped, straight, tmp_path, capsys):
     """It kept number and classes alone. To refuse it would throw away training in which nothing need be wrong."""
     out = shutil.copytree(stopped["split"][1], tmp_path / "run")
