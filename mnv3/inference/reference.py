@@ -15,7 +15,9 @@ from ..errors import InputError
 from .cache import _lock
 from .session import run
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+PACKAGE = Path(__file__).parents[1]
+# in the package where it is installed, beside it in the repository
+EXAMPLES = PACKAGE / "examples" if (PACKAGE / "examples").is_dir() else PACKAGE.parent / "examples"
 _examples: WeakKeyDictionary[Checkpoint, list[tuple[bytes, list[np.ndarray]]]] = WeakKeyDictionary()
 
 
